@@ -1,0 +1,1 @@
+"""Farebox: mobile-money payments become bus tickets, exactly once each."""
