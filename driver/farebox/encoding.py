@@ -1,0 +1,126 @@
+"""From what a caller passes to the JSON that is sent: validation, and one dump in Rust.
+
+Strict (the default): a mapping is validated by its model, a bad field raises before anything is sent. Not strict: the
+value goes out as it is, whatever it is, and the database judges it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from farebox.errors import FieldError, InvalidRequestError, UsageError
+from farebox.models import Request
+
+_PROBLEMS: Final = {
+    ("string_pattern_mismatch", "passenger_phone"): "must be E.164: + and 7 to 15 digits, no leading 0",
+    ("string_pattern_mismatch", "monime_otp"): "must be 4 to 12 of A-Z a-z 0-9",
+    ("string_pattern_mismatch", "monime_transaction_id"): "must be 1 to 64 characters",
+}
+
+
+def encode_one(
+    model: type[Request], value: Request | Mapping[str, Any], *, strict: bool, ordinal: int = 1
+) -> bytes:
+    """The JSON of one element. Raises `InvalidRequestError`."""
+    if isinstance(value, model):
+        request = value
+    elif strict:
+        request = _validated(model, [value], ordinal)[0]
+    else:
+        return _dump_anything(value, ordinal)
+    try:
+        return request.__pydantic_serializer__.to_json(request, exclude_unset=True)
+    except (PydanticSerializationError, UnicodeError):
+        return _dump_anything(request.model_dump(mode="python", exclude_unset=True), ordinal)
+
+
+def encode_many(
+    model: type[Request], values: Sequence[Request | Mapping[str, Any]], *, strict: bool, first: int = 1
+) -> bytes:
+    """The JSON array of the elements; `first` is the ordinal of the first one. Raises `InvalidRequestError`."""
+    if not strict:
+        return join(
+            encode_one(model, value, strict=False, ordinal=number)
+            for number, value in enumerate(values, first)
+        )
+    requests = _validated(model, values, first)
+    try:
+        return _adapter(model).dump_json(requests, exclude_unset=True)
+    except (PydanticSerializationError, UnicodeError):
+        return join(
+            encode_one(model, value, strict=True, ordinal=number)
+            for number, value in enumerate(requests, first)
+        )
+
+
+def join(elements: Iterable[bytes]) -> bytes:
+    """The JSON array of ready-made elements."""
+    return b"[" + b",".join(elements) + b"]"
+
+
+def to_parameter(value: object) -> bytes | None:
+    """An argument in PostgreSQL's text format. Raises `UsageError` for what has no meaning there."""
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise UsageError("a timestamp needs a time zone", hint="pass an aware datetime")
+        return value.isoformat().encode()
+    if isinstance(value, bool):
+        return b"t" if value else b"f"
+    if isinstance(value, UUID | int):
+        return str(value).encode()
+    if isinstance(value, str):
+        if "\0" in value:
+            raise UsageError("a text argument must not contain a NUL character")
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise UsageError("a text argument must be valid Unicode") from None
+    raise UsageError(f"an argument of type {type(value).__name__} is not supported")
+
+
+@cache
+def _adapter(model: type[Request]) -> TypeAdapter[list[Request]]:
+    return TypeAdapter(list[model])  # type: ignore[valid-type]
+
+
+def _validated(
+    model: type[Request], values: Sequence[Request | Mapping[str, Any]], first: int
+) -> list[Request]:
+    try:
+        return _adapter(model).validate_python(values)
+    except ValidationError as error:
+        # Neither the input nor the context of an error: both can quote a phone number or an OTP.
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+    raise InvalidRequestError(
+        FieldError(
+            ordinal=first + int(location[0]) if location else first,
+            field=str(location[1]) if len(location) > 1 else "(element)",
+            problem=_PROBLEMS.get((problem["type"], str(location[-1])), problem["msg"]),
+        )
+        for problem in problems
+        for location in [problem["loc"]]
+    )
+
+
+def _dump_anything(value: object, ordinal: int) -> bytes:
+    try:
+        # NaN and Infinity have no JSON; as strings the database rejects them row by row.
+        return to_json(value, inf_nan_mode="strings")
+    except (PydanticSerializationError, ValueError, RecursionError):
+        pass
+    try:
+        # A lone surrogate has no UTF-8, but it has an escape, and the database judges that one too.
+        return json.dumps(value, allow_nan=False, default=str).encode()
+    except (TypeError, ValueError, RecursionError):
+        problem = FieldError(ordinal, "(element)", "has no JSON form")
+    raise InvalidRequestError([problem])
