@@ -65,6 +65,7 @@ def load_schema(conn: psycopg.Connection[Any], folder: Path | None = None) -> No
     """
     files = manifest(folder)
     with conn.transaction():
+        conn.execute("set local search_path = pg_catalog, pg_temp")
         for file in files:
             try:
                 # Each file goes as one message of the simple protocol: the server splits it, nobody else.
