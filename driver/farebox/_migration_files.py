@@ -4,12 +4,12 @@ A migration is ``NNNN.verb-object.sql`` with its ``NNNN.verb-object.rollback.sql
 files that are released, in the format of ``sha256sum``; they never change again.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from farebox._files import migrations_dir
-from farebox._yoyo import checksum
 from farebox.errors import MigrationError
 
 SUMS = "SHA256SUMS"
@@ -31,6 +31,11 @@ class MigrationFile:
     def sha256(self) -> str:
         """The checksum of the file as it is now."""
         return checksum(self.up.read_bytes())
+
+
+def checksum(text: str | bytes) -> str:
+    """The SHA-256 of a migration's text, in hexadecimal, as ``sha256sum`` prints it."""
+    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()
 
 
 def released_sums(folder: Path) -> dict[str, str]:

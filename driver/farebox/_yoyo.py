@@ -11,7 +11,6 @@ The tables stay yoyo's own: ``yoyo apply`` with ``?schema=farebox_migrations`` s
 """
 
 import getpass
-import hashlib
 import os
 import socket
 import time
@@ -24,9 +23,11 @@ from typing import Any, Final, Literal
 
 import psycopg
 from psycopg import errors as pg
-from yoyo import Migration, default_migration_table
+from yoyo import default_migration_table
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.migrations import Migration
 
+from farebox._migration_files import checksum
 from farebox.errors import MigrationError
 
 SCHEMA: Final = "farebox_migrations"
@@ -39,11 +40,6 @@ DDL_LOCK_SECONDS: Final = 10
 
 _BOOTSTRAP_KEY: Final = 4_706_270_921_135_071
 _LOCK_POLL_SECONDS: Final = 0.25
-
-
-def checksum(text: str | bytes) -> str:
-    """The SHA-256 of a migration's text, in hexadecimal, as ``sha256sum`` prints it."""
-    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()
 
 
 class Backend(PostgresqlPsycopgBackend):

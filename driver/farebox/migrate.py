@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from yoyo import Migration, read_migrations
+from yoyo import read_migrations
 from yoyo.exceptions import BadMigration
+from yoyo.migrations import Migration
 
 from farebox._migration_files import MigrationFile, read_files
 from farebox._preflight import check_server, require_rights

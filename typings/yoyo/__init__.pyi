@@ -1,7 +1,7 @@
-from yoyo.migrations import Migration, MigrationList
+from yoyo.migrations import MigrationList
 
 default_migration_table: str
 
 def read_migrations(*sources: str) -> MigrationList: ...
 
-__all__ = ["Migration", "MigrationList", "default_migration_table", "read_migrations"]
+__all__ = ["default_migration_table", "read_migrations"]
