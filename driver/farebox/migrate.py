@@ -77,16 +77,17 @@ def rollback(
     *,
     count: int | None = 1,
     target: str | None = None,
+    expected: Sequence[str] | None = None,
     folder: Path | None = None,
     lock_seconds: float = LOCK_SECONDS,
 ) -> list[str]:
     """Rolls back the last ``count`` migrations (None: all), or everything after ``target``, which stays.
 
     Rolling back drops what the migration created, with the data in it. Returns the ids rolled back, newest
-    first; an empty list when there was nothing to do. Raises as :func:`apply`.
+    first; an empty list when there was nothing to do. Raises as :func:`apply`, and MigrationError when it would
+    roll back something else than ``expected`` (what a preview had shown), because somebody migrated meanwhile.
     """
     files = _complete(read_files(folder))
-    keep = 0 if target is None else _index(files, target) + 1
     with _backend(dsn) as backend:
         check_server(backend.connection)
         require_rights(backend.connection, to_apply=False)
@@ -95,9 +96,23 @@ def rollback(
         with backend.lock(lock_seconds):
             states = _states(backend.connection, files)
             _refuse_unknown(states)
-            applied = {state.id for state in states if state.applied_at is not None}
-            chosen = [file for file in reversed(files[keep:]) if file.id in applied]
-            return _run(backend, chosen[: count if target is None else None], rollback=True)
+            chosen = _to_roll_back(files, states, count, target)
+            if expected is not None and [file.id for file in chosen] != list(expected):
+                raise MigrationError(
+                    "somebody has migrated this database meanwhile; nothing was rolled back",
+                    hint="Look again at what would be rolled back.",
+                )
+            return _run(backend, chosen, rollback=True)
+
+
+def preview_rollback(
+    dsn: str, *, count: int | None = 1, target: str | None = None, folder: Path | None = None
+) -> list[str]:
+    """What :func:`rollback` with the same arguments would roll back now, newest first. Reads only."""
+    files = read_files(folder)
+    with _backend(dsn) as backend:
+        states = _states(backend.connection, files)
+    return [file.id for file in _to_roll_back(files, states, count, target)]
 
 
 def status(dsn: str, *, folder: Path | None = None) -> list[MigrationStatus]:
@@ -144,6 +159,16 @@ def _run(backend: Backend, files: Sequence[MigrationFile], *, rollback: bool) ->
         except psycopg.Error as error:
             raise _failed(file, error, rollback=rollback) from None
     return [file.id for file in files]
+
+
+def _to_roll_back(
+    files: Sequence[MigrationFile], states: Sequence[MigrationStatus], count: int | None, target: str | None
+) -> list[MigrationFile]:
+    """The applied ones after ``target`` or, without one, the last ``count``; newest first."""
+    keep = 0 if target is None else _index(files, target) + 1
+    applied = {state.id for state in states if state.applied_at is not None}
+    chosen = [file for file in reversed(files[keep:]) if file.id in applied]
+    return chosen[: count if target is None else None]
 
 
 def _load(files: Sequence[MigrationFile]) -> dict[str, Migration]:

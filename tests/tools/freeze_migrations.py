@@ -25,7 +25,7 @@ from farebox.schema import SqlFile, manifest
 from tests.tools.inverse_sql import UnknownStatementError, undo
 
 BY_HAND = "WRITE THIS PART BY HAND"
-GROUPS = ("create-schema", "create-helpers", "create-tables", "create-functions", "grant-access")
+GROUPS = ("create-schema", "create-tables", "create-functions", "grant-access")
 
 _MARK = re.compile(
     r"^-- \[(?P<what>copy of|by hand for|removed) db/(?P<name>\S+?)(?: sha256:(?P<digest>[0-9a-f]{64}))?\]$",
@@ -101,7 +101,10 @@ def first_release(files: Sequence[SqlFile]) -> list[Draft]:
     for name, group in groupby(files, key=_group_of(files)):
         members = list(group)
         up = "\n".join(_copy(file) for file in members)
-        down = "\n".join(_undo_file(file) for file in reversed(members))
+        undone = [line for file in reversed(members) if file.name != "roles.sql" for line in undo(file.text)]
+        down = _as_owner(undone)
+        if any(file.name == "roles.sql" for file in members):
+            down = f"{down}\n{_UNDO_ROLES}"
         previous = drafts[-1].id if drafts else None
         drafts.append(_draft(len(drafts) + 1, name, previous, up, down))
     return drafts
@@ -180,7 +183,7 @@ def _group_of(files: Sequence[SqlFile]) -> Callable[[SqlFile], str]:
     if not tables or not functions:
         raise FreezeError("no tables or no functions in the manifest")
     # Where each group but the first begins.
-    begins = (min(tables[0], functions[0]), tables[0], tables[-1] + 1, max(functions[-1], tables[-1]) + 1)
+    begins = (tables[0], tables[-1] + 1, max(functions[-1], tables[-1]) + 1)
     positions = {file.name: index for index, file in enumerate(files)}
     return lambda file: GROUPS[sum(begin <= positions[file.name] for begin in begins)]
 
@@ -188,7 +191,7 @@ def _group_of(files: Sequence[SqlFile]) -> Callable[[SqlFile], str]:
 def _change(file: SqlFile, old: Frozen | None) -> tuple[str, str]:
     """Up and down of one new or changed file."""
     if old is None:
-        return _copy(file), _undo_file(file)
+        return _copy(file), _as_owner(undo(file.text))
     if not file.name.startswith("functions/") and file.name != "grants.sql":
         mark = f"-- [by hand for db/{file.name} sha256:{_digest(file.text)}]\n"
         return f"{mark}-- {BY_HAND}: the way there.\n", f"-- db/{file.name}\n-- {BY_HAND}: the way back.\n"
@@ -220,10 +223,6 @@ def _copy(file: SqlFile) -> str:
     if _DIRECTIVE.search(file.text) or _MARK.search(file.text):
         raise FreezeError(f"db/{file.name} has a comment that a migration would take for an instruction")
     return f"-- [copy of db/{file.name}]\n{file.text.strip()}\n"
-
-
-def _undo_file(file: SqlFile) -> str:
-    return _UNDO_ROLES if file.name == "roles.sql" else _as_owner(undo(file.text))
 
 
 def _as_owner(statements: Iterable[str]) -> str:
