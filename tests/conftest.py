@@ -9,6 +9,7 @@ A test that takes ``db`` runs once on PostgreSQL 15 and once on 18. To run on on
 ``tap_db``     as ``db``, with pgTAP (and plpgsql_check on PostgreSQL 15)
 ``server``     the shared server of one version
 ``farm``       makes private servers (``with farm.private("pg18") as server``) and folders for FAREBOX_HOME
+``home``       a folder that FAREBOX_HOME names for the test, for ``EmbeddedServer()`` and ``farebox up``
 ``own_server`` a durable server of the test's own, to crash, stop or make roles in; ``own_db`` is on it
 ============== ==========================================================================================
 """
@@ -24,6 +25,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from farebox.server import EmbeddedServer
 from tests.support import keeper
 from tests.support.database import Database
 from tests.support.servers import VERSIONS, Farm, NotAvailableError, Server
@@ -86,6 +88,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """For runs that end before they begin, such as ``--help``."""
+    if _KEEPER in config.stash and config.stash[_KEEPER].poll() is None:
+        config.stash[_KEEPER].communicate()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if left_behind := config.stash.get(_LEFT_BEHIND, None):
         terminalreporter.section("left running by a test (this fails the run)", red=True)
@@ -122,6 +130,19 @@ def own_server(request: pytest.FixtureRequest, farm: Farm) -> Iterator[Server]:
             yield server
     except NotAvailableError as reason:
         pytest.skip(str(reason))
+
+
+@pytest.fixture
+def home(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = farm.folder("home")
+    monkeypatch.setenv("FAREBOX_HOME", str(folder))
+    monkeypatch.delenv("FAREBOX_DSN", raising=False)
+    try:
+        farm.installation("pg18")
+    except NotAvailableError as reason:
+        pytest.skip(str(reason))
+    yield folder
+    EmbeddedServer(folder / "pgdata").down()
 
 
 # -- databases ----------------------------------------------------------------------------------------------

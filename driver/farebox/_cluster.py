@@ -141,16 +141,18 @@ def embedded_installation(readable_copy: Path) -> Installation:
     installation = Installation(package / "pginstall" / "bin", service_account())
     if installation.account is None:
         return installation
-    if installation.run("postgres", "--version").returncode == 0 and _is_readable(package, installation):
+    if _is_reachable(package, installation):
         return installation
     return Installation(_copy_programs(package, readable_copy) / "pginstall" / "bin", installation.account)
 
 
-def _is_readable(package: Path, installation: Installation) -> bool:
-    """Whether the account can also read what initdb needs, not only enter the folder of programs."""
-    return installation.run("initdb", "--version").returncode == 0 and all(
-        path.stat().st_mode & 0o004 for path in (package / "pginstall" / "share").iterdir()
-    )
+def _is_reachable(package: Path, installation: Installation) -> bool:
+    """Whether the account can run the programs and read what they read."""
+    try:
+        runs = installation.run("initdb", "--version").returncode == 0
+    except ServerError:
+        return False
+    return runs and all(path.stat().st_mode & 0o004 for path in (package / "pginstall" / "share").iterdir())
 
 
 def _copy_programs(package: Path, target: Path) -> Path:
@@ -235,6 +237,11 @@ class Cluster:
 
         Every way in asks for the password: other users of this machine can reach a loopback port too.
         """
+        if unfit := set(str(self.data_dir)) & set('"$`\\\n'):
+            # pg_ctl hands the path to a shell between double quotes.
+            raise ServerError(
+                f"PostgreSQL cannot use a path with {' '.join(sorted(unfit))} in it: {self.data_dir}"
+            )
         account = self.installation.account
         scratch = self.data_dir.with_name(f"{self.data_dir.name}.new")
         shutil.rmtree(scratch, ignore_errors=True)
