@@ -10,13 +10,14 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, NoReturn, cast
+from typing import IO, Literal, cast
+
+from farebox.cli.json_text import check_json
 
 Format = Literal["csv", "jsonl"]
 
@@ -34,11 +35,7 @@ COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 MAX_LINE_BYTES = 4 * 1024 * 1024
 """Longer lines are reported, not read into memory."""
 
-MAX_JSON_DEPTH = 100
-"""Deeper nesting is no payment, and could exhaust the parser's stack on either side."""
-
 _KEPT_OF_LONG_LINE = 1000
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 class PaymentFileError(Exception):
@@ -226,25 +223,6 @@ def _parse_json(number: int, text: str) -> PaymentLine | MalformedLine:
     except ValueError as error:
         return MalformedLine(number, "not_json", str(error), text)
     return PaymentLine(number, text, text)
-
-
-def check_json(text: str) -> object:
-    """Parse as PostgreSQL would: no NaN, no Infinity, limited depth. Numbers stay text. Raises ValueError."""
-    if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _depth(text) > MAX_JSON_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
-    return cast(object, json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _depth(text: str) -> int:
-    deepest = depth = 0
-    for character in _JSON_STRING.sub("", text):
-        depth += (character in "[{") - (character in "]}")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _is_json(line: bytes) -> bool:

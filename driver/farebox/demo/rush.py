@@ -30,7 +30,7 @@ _OTP_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the file, without its line break, and what it must end in (`reason` as in the contract)."""
+    """One line of the file, and the outcome and reason that `farebox import` must give it."""
 
     data: bytes
     outcome: str
@@ -149,7 +149,7 @@ class Rush:
 
     def _settled(self, delivery: _Delivery) -> Line:
         if delivery.garbage is not None:
-            return Line(delivery.garbage, "malformed")
+            return Line(delivery.garbage, "malformed", delivery.defect)
         outcome, reason = self._outcome(delivery)
         if outcome == "created":
             delivery.payment.stored = delivery.fields
@@ -368,12 +368,12 @@ class Rush:
 
     def _garbage(self, payment: _Payment) -> _Delivery:
         clean = self._render(self._clean(payment))
-        garbage = self._rng.choice(
+        garbage, reason = self._rng.choice(
             (
-                clean[: len(clean) // 2],
-                clean[:-1] + b', "note": "caf\xe9"}',
-                clean[:-1] + b', "fee": NaN}',
-                b"<html><body><h1>502 Bad Gateway</h1></body></html>",
+                (clean[: len(clean) // 2], "not_json"),
+                (clean[:-1] + b', "fee": NaN}', "not_json"),
+                (b"<html><body><h1>502 Bad Gateway</h1></body></html>", "not_json"),
+                (clean[:-1] + b', "note": "caf\xe9"}', "not_utf8"),
             )
         )
-        return _Delivery(payment, payment.fields, {}, garbage=garbage)
+        return _Delivery(payment, payment.fields, {}, reason, garbage)

@@ -1,0 +1,31 @@
+"""`farebox up` and `farebox down`: the embedded server."""
+
+from __future__ import annotations
+
+import click
+
+from farebox.cli.output import Output
+from farebox.cli.session import shown_dsn, with_output
+from farebox.server import EmbeddedServer
+
+
+@click.command()
+@with_output
+def up(out: Output) -> None:
+    """Start the embedded PostgreSQL server, making it first if need be, and tell its address.
+
+    Its data lies in your data folder (FAREBOX_HOME names another). It keeps running until `farebox down`;
+    every other command uses it when neither --dsn nor FAREBOX_DSN names a database. Needs farebox[embedded].
+    """
+    server = EmbeddedServer()
+    dsn = shown_dsn(server.up())
+    out.document({"dsn": dsn, "data_dir": str(server.data_dir)}, f"running: {dsn}\ndata: {server.data_dir}")
+    out.hint("next: farebox migrate")
+
+
+@click.command()
+@with_output
+def down(out: Output) -> None:
+    """Stop the embedded server; its data stays."""
+    stopped = EmbeddedServer().down()
+    out.document({"stopped": stopped}, "stopped" if stopped else "it was not running")

@@ -1,0 +1,36 @@
+"""The entry point of the command `farebox`."""
+
+from __future__ import annotations
+
+import click
+
+from farebox.cli.catalog import code, company, route
+from farebox.cli.demo import demo
+from farebox.cli.embedded import down, up
+from farebox.cli.operations import records, unapplied, verify
+from farebox.cli.output import EXIT_CODES_HELP
+from farebox.cli.session import RootGroup
+from farebox.cli.tickets import create, import_payments
+
+
+@click.group(
+    cls=RootGroup,
+    epilog=EXIT_CODES_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="farebox", prog_name="farebox")
+def cli() -> None:
+    """Farebox turns mobile-money payments into bus tickets, exactly once each.
+
+    A command works on the database of --dsn, else of FAREBOX_DSN, else on the embedded server (`farebox up`).
+    With --json a command prints one JSON object a line, and errors as one on stderr.
+    """
+
+
+for _command in (up, down, company, route, code, create, import_payments, unapplied, records, verify, demo):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    cli(prog_name="farebox")

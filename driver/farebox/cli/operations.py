@@ -1,0 +1,118 @@
+"""`farebox unapplied|records|verify`: looking after the money that did not become a ticket, and checking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import click
+
+from farebox import Farebox
+from farebox.cli.catalog import PAGE, until_done
+from farebox.cli.output import Column, Exit
+from farebox.cli.session import Session, with_session
+from farebox.models import UnappliedPayment
+
+_UNAPPLIED_COLUMNS = (
+    Column("monime_transaction_id", heading="transaction"),
+    Column("reason"),
+    Column("company_id", heading="company"),
+    Column("attempts", "count"),
+    Column("first_seen_at", "time", "first seen"),
+    Column("last_seen_at", "time", "last seen"),
+    Column("ticket_id", heading="resolved by ticket"),
+)
+
+
+@click.group()
+def unapplied() -> None:
+    """Money that arrived and could not become a ticket: list it, apply it."""
+
+
+@unapplied.command("list")
+@click.option("--reason", help="Only payments refused for this reason.")
+@click.option("--resolved", is_flag=True, help="Also those that have become tickets since.")
+@click.option(
+    "--with-request", is_flag=True, help="With --json: also the requests, which hold phones and OTPs."
+)
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many to list.")
+@click.option("--all", "everything", is_flag=True, help="List all of them.")
+@with_session
+def list_unapplied(
+    session: Session, reason: str | None, resolved: bool, with_request: bool, limit: int, everything: bool
+) -> None:
+    """List unapplied payments, longest not seen first."""
+    hidden = set[str]() if with_request else {"request", "earlier_requests"}
+    with session.connect() as client:
+        payments = _unapplied(client, reason, resolved, None if everything else limit)
+        session.out.rows((payment.model_dump(exclude=hidden) for payment in payments), _UNAPPLIED_COLUMNS)
+
+
+@unapplied.command("apply")
+@click.option("--reason", help="Only payments refused for this reason.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=1000,
+    show_default=True,
+    help="How many to try, at most.",
+)
+@with_session
+def apply_unapplied(session: Session, reason: str | None, limit: int) -> None:
+    """Try unapplied payments again, longest not seen first; ends with 1 if any is still without a ticket."""
+    with session.connect() as client:
+        outcomes = client.apply_unapplied_payments(limit, reason)
+    columns = (
+        Column("monime_transaction_id", heading="transaction"),
+        Column("outcome"),
+        Column("reason"),
+        Column("ticket_id", heading="ticket"),
+    )
+    session.out.rows((outcome.model_dump() for outcome in outcomes), columns)
+    applied = sum(outcome.ok for outcome in outcomes)
+    session.out.say(f"{applied:,} of {len(outcomes):,} have their ticket now")
+    if applied < len(outcomes):
+        raise click.exceptions.Exit(Exit.FOUND)
+
+
+@click.group()
+def records() -> None:
+    """Transaction records: the money side of tickets."""
+
+
+@records.command("repair")
+@with_session
+def repair_records(session: Session) -> None:
+    """Write the transaction records that are missing, each exactly once."""
+    with session.connect() as client:
+        recorded = until_done(client.record_missing_transactions)
+    session.out.document({"recorded": recorded}, f"{recorded:,} missing transaction records written")
+
+
+@click.command()
+@with_session
+def verify(session: Session) -> None:
+    """Check every invariant of the whole database; ends with 1 if one is broken."""
+    with session.connect() as client:
+        violations = client.verify()
+    if violations:
+        columns = (Column("invariant"), Column("subject"), Column("detail"))
+        session.out.rows((violation.model_dump() for violation in violations), columns)
+        raise click.exceptions.Exit(Exit.FOUND)
+    session.out.say("all invariants hold", style="green")
+
+
+def _unapplied(
+    client: Farebox, reason: str | None, resolved: bool, limit: int | None
+) -> Iterator[UnappliedPayment]:
+    seen_at: datetime | None = None
+    transaction: str | None = None
+    listed = 0
+    while limit is None or listed < limit:
+        wanted = PAGE if limit is None else min(PAGE, limit - listed)
+        page = client.list_unapplied_payments(wanted, reason, seen_at, transaction, include_resolved=resolved)
+        yield from page
+        listed += len(page)
+        if len(page) < wanted:
+            return
+        seen_at, transaction = page[-1].last_seen_at, page[-1].monime_transaction_id
