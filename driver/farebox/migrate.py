@@ -84,8 +84,8 @@ def rollback(
     """Rolls back the last ``count`` migrations (None: all), or everything after ``target``, which stays.
 
     Rolling back drops what the migration created, with the data in it. Returns the ids rolled back, newest
-    first; an empty list when there was nothing to do. Raises as :func:`apply`, and MigrationError when it would
-    roll back something else than ``expected`` (what a preview had shown), because somebody migrated meanwhile.
+    first; an empty list when there was nothing to do. Raises as :func:`apply`, and MigrationError when it
+    would roll back something else than ``expected``, which is what a preview had shown.
     """
     files = _complete(read_files(folder))
     with _backend(dsn) as backend:

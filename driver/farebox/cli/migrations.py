@@ -7,7 +7,9 @@ import sys
 import click
 
 from farebox import migrate as migrations
+from farebox.cli.output import Column, Exit, Failure
 from farebox.cli.session import Session, shown_dsn, with_session
+from farebox.server import EmbeddedServer
 
 
 @click.command()
@@ -102,8 +104,8 @@ def status(session: Session, check: bool) -> None:
 def print_sql(session: Session, is_rollback: bool, pending: bool) -> None:
     """Print the migrations as one SQL script, for a DBA to review or to paste into a managed console.
 
-    The script is one transaction and notes what it did, so that `farebox migrate` can go on from there. Without
-    --pending no database is asked.
+    The script is one transaction and notes what it did, so that `farebox migrate` can go on from there.
+    Without --pending no database is asked.
     """
     text = migrations.render(rollback=is_rollback, pending_for=session.dsn if pending else None)
     if session.out.as_json:
