@@ -38,7 +38,7 @@ class _Files:
     rejects: Path
 
 
-@click.command()
+@click.command(short_help="Show Farebox at work: a morning rush.")
 @click.option(
     "--payments", type=click.IntRange(1), default=20_000, show_default=True, help="How many payments."
 )

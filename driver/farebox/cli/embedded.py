@@ -9,7 +9,7 @@ from farebox.cli.session import shown_dsn, with_output
 from farebox.server import EmbeddedServer
 
 
-@click.command()
+@click.command(short_help="Start the embedded server.")
 @with_output
 def up(out: Output) -> None:
     """Start the embedded PostgreSQL server, making it first if need be, and tell its address.

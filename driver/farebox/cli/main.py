@@ -7,6 +7,7 @@ import click
 from farebox.cli.catalog import code, company, route
 from farebox.cli.demo import demo
 from farebox.cli.embedded import down, up
+from farebox.cli.migrations import migrate, print_sql, rollback, status
 from farebox.cli.operations import records, unapplied, verify
 from farebox.cli.output import EXIT_CODES_HELP
 from farebox.cli.session import RootGroup
@@ -27,7 +28,13 @@ def cli() -> None:
     """
 
 
-for _command in (up, down, company, route, code, create, import_payments, unapplied, records, verify, demo):
+for _command in (
+    *(up, down, demo),
+    *(migrate, rollback, status, print_sql),
+    *(company, route, code),
+    *(create, import_payments),
+    *(unapplied, records, verify),
+):
     cli.add_command(_command)
 
 

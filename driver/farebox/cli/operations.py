@@ -26,7 +26,7 @@ _UNAPPLIED_COLUMNS = (
 
 @click.group()
 def unapplied() -> None:
-    """Money that arrived and could not become a ticket: list it, apply it."""
+    """Payments that could not become tickets: list them, apply them."""
 
 
 @unapplied.command("list")
@@ -89,7 +89,7 @@ def repair_records(session: Session) -> None:
     session.out.document({"recorded": recorded}, f"{recorded:,} missing transaction records written")
 
 
-@click.command()
+@click.command(short_help="Check every invariant of the whole database.")
 @with_session
 def verify(session: Session) -> None:
     """Check every invariant of the whole database; ends with 1 if one is broken."""

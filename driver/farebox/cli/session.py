@@ -96,7 +96,7 @@ class RootGroup(click.Group):
         except Failure as error:
             failure = error
         except (KeyboardInterrupt, click.Abort):
-            failure = Failure("interrupted", Exit.INTERRUPTED, hint="It is safe to run the command again.")
+            failure = Failure("stopped", Exit.INTERRUPTED, hint="It is safe to run the command again.")
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except OSError as error:

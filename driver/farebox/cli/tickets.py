@@ -31,7 +31,7 @@ _OUTCOME_COLUMNS = (
 )
 
 
-@click.command()
+@click.command(short_help="Create tickets from JSON on standard input.")
 @with_session
 def create(session: Session) -> None:
     """Create tickets from JSON on standard input.
@@ -75,7 +75,7 @@ def _columns(_context: click.Context, _parameter: click.Parameter, values: Seque
     return mapping
 
 
-@click.command("import")
+@click.command("import", short_help="Create tickets from a file of payments.")
 @click.argument("file")
 @click.option(
     "--format",
