@@ -14,6 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from farebox import Farebox
+from farebox._dsn import Target
 from farebox.cli.output import Exit, Failure, Output
 from farebox.errors import FareboxError
 from farebox.server import resolve_dsn
@@ -37,8 +38,13 @@ class Session:
 
     @property
     def dsn(self) -> str:
-        """The database to work on. Raises ConfigurationError when there is none."""
-        return resolve_dsn(self._dsn)
+        """The database to work on. Raises ConfigurationError when there is none, or for a malformed DSN.
+
+        Checked here, because what libpq says about a malformed one quotes parts of it.
+        """
+        dsn = resolve_dsn(self._dsn)
+        Target(dsn)
+        return dsn
 
     @contextmanager
     def connect(self) -> Generator[Farebox]:
