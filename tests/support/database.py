@@ -164,7 +164,7 @@ class Database:
         self.execute(
             sql.SQL(
                 "create or replace function farebox._now() returns timestamptz"
-                " language sql stable parallel safe as $$ select {}::timestamptz $$"
+                " language sql volatile parallel safe as $$ select {}::timestamptz $$"
             ).format(sql.Literal(now))
         )
 
