@@ -94,30 +94,16 @@ def test_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """Takes what a killed pytest started: its shared server, a private one, and all their files."""
     test = tmp_path / "test_that_hangs.py"
     test.write_text(
-        "import sys, time\n"
+        "import time\n"
         "def test_hangs(farm):\n"
         "    farm.shared('pg18')\n"
         "    with farm.private('pg18'):\n"
         "        print('root', farm.root, flush=True)\n"
         "        time.sleep(600)\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-c",
-        REPO / "pyproject.toml",
-        "-p",
-        "tests.conftest",
-        "-s",
-        test,
-    ]
+    command = f"{sys.executable} -m pytest -s -c pyproject.toml -p tests.conftest -p no:cacheprovider"
     run = subprocess.Popen(
-        [*command, "-p", "no:cacheprovider", str(test)],
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        [*command.split(), str(test)], cwd=REPO, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert run.stdout is not None
     root = None
