@@ -101,9 +101,13 @@ def test_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
         "        print('root', farm.root, flush=True)\n"
         "        time.sleep(600)\n"
     )
-    command = f"{sys.executable} -m pytest -s -c pyproject.toml -p tests.conftest -p no:cacheprovider"
+    words = "-m pytest -s -c pyproject.toml -p tests.conftest -p no:cacheprovider".split()
     run = subprocess.Popen(
-        [*command.split(), str(test)], cwd=REPO, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, *words, str(test)],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert run.stdout is not None
     root = None
