@@ -1,16 +1,24 @@
-"""The only SQL of the driver: one `Call` for each function of the schema `farebox`, under the name it has there."""
+"""The only SQL of the driver.
+
+One `Call` for each function of the schema `farebox`, under the name it has there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
+from farebox.errors import DatabaseError
 from farebox.models import (
     CatalogOutcome,
     Company,
     CompanySummary,
     PaymentCode,
     Route,
+    Row,
     Ticket,
     TicketOutcome,
     UnappliedPayment,
@@ -22,22 +30,46 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
-    """One function: its name, its parameters as (name, SQL type) in SQL's own spelling, and the type of its rows.
+    """One function: its name, its parameters as (name, SQL type) in SQL's spelling, the type of its rows.
 
-    `row` is a model, or a plain type for a function with one unnamed column. `writes` tells what must reach the primary.
+    `row` is a model, or a plain type for a function with one unnamed column. `writes` tells whether what
+    it changes is to be seen by reads that ask for it. `sql` follows from these unless it is given.
     """
 
     function: str
     parameters: tuple[tuple[str, str], ...]
     row: type[R]
-    writes: bool
-    sql: str = field(init=False)
+    writes: bool = False
+    sql: str = ""
+    _load: Callable[[Any], list[R]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         arguments = ", ".join(
             f"{name} => ${position}::{kind}" for position, (name, kind) in enumerate(self.parameters, 1)
         )
-        object.__setattr__(self, "sql", f"select * from farebox.{self.function}({arguments})")
+        if not self.sql:
+            object.__setattr__(self, "sql", f"select * from farebox.{self.function}({arguments})")
+        object.__setattr__(self, "_load", TypeAdapter(list[self.row]).validate_python)  # type: ignore[name-defined]
+
+    def load(self, rows: list[dict[str, Any]]) -> list[R]:
+        """The rows as models.
+
+        Raises `DatabaseError` when they do not fit, naming the columns, not the values.
+        """
+        problems: str
+        try:
+            return self._load(
+                rows if issubclass(self.row, Row) else [v for row in rows for v in row.values()]
+            )
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}"
+                for problem in error.errors(include_url=False, include_context=False, include_input=False)[:3]
+            )
+        raise DatabaseError(
+            f"{self.function} answered rows that do not fit: {problems}",
+            hint="the database may be newer or older than this driver",
+        )
 
 
 _BATCH = (("p_batch", "json"),)
@@ -53,7 +85,7 @@ UPSERT_ROUTES = Call("upsert_routes", _BATCH, CatalogOutcome, writes=True)
 ISSUE_PAYMENT_CODES = Call("issue_payment_codes", _BATCH, CatalogOutcome, writes=True)
 CANCEL_PAYMENT_CODES = Call("cancel_payment_codes", _BATCH, CatalogOutcome, writes=True)
 EXPIRE_PAYMENT_CODES = Call("expire_payment_codes", (("p_limit", "int"),), int, writes=True)
-GET_TICKET = Call("get_ticket", (("p_ticket_id", "uuid"), ("p_company_id", "uuid")), Ticket, writes=False)
+GET_TICKET = Call("get_ticket", (("p_ticket_id", "uuid"), ("p_company_id", "uuid")), Ticket)
 TICKETS_BY_PHONE = Call(
     "tickets_by_phone",
     (
@@ -64,7 +96,6 @@ TICKETS_BY_PHONE = Call(
         ("p_before_id", "uuid"),
     ),
     Ticket,
-    writes=False,
 )
 PENDING_TICKETS = Call(
     "pending_tickets",
@@ -75,19 +106,20 @@ PENDING_TICKETS = Call(
         ("p_after_id", "uuid"),
     ),
     Ticket,
-    writes=False,
 )
 COMPANY_SUMMARY = Call(
     "company_summary",
     (("p_company_id", "uuid"), ("p_from", "timestamptz"), ("p_to", "timestamptz")),
     CompanySummary,
-    writes=False,
 )
-VERIFY = Call("verify", (), Violation, writes=False)
-LIST_COMPANIES = Call("list_companies", (("p_limit", "int"), ("p_after_id", "uuid")), Company, writes=False)
+VERIFY = Call("verify", (), Violation)
+GET_COMPANY = Call("get_company", (("p_company_id", "uuid"),), Company)
+GET_ROUTE = Call("get_route", (("p_company_id", "uuid"), ("p_route_id", "uuid")), Route)
+GET_PAYMENT_CODE = Call("get_payment_code", (("p_company_id", "uuid"), ("p_code", "text")), PaymentCode)
+LIST_COMPANIES = Call("list_companies", (("p_limit", "int"), ("p_after_id", "uuid")), Company)
 _OF_COMPANY = (("p_company_id", "uuid"), ("p_limit", "int"), ("p_after_id", "uuid"))
-LIST_ROUTES = Call("list_routes", _OF_COMPANY, Route, writes=False)
-LIST_PAYMENT_CODES = Call("list_payment_codes", _OF_COMPANY, PaymentCode, writes=False)
+LIST_ROUTES = Call("list_routes", _OF_COMPANY, Route)
+LIST_PAYMENT_CODES = Call("list_payment_codes", _OF_COMPANY, PaymentCode)
 LIST_UNAPPLIED_PAYMENTS = Call(
     "list_unapplied_payments",
     (
@@ -98,5 +130,25 @@ LIST_UNAPPLIED_PAYMENTS = Call(
         ("p_include_resolved", "boolean"),
     ),
     UnappliedPayment,
-    writes=False,
 )
+
+# Two positions in the write-ahead log, in bytes: where the primary writes, and what this server has
+# replayed.
+WRITTEN = Call(
+    "pg_current_wal_insert_lsn",
+    (),
+    int,
+    sql="select pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::bigint",
+)
+REPLAYED = Call(
+    "pg_last_wal_replay_lsn",
+    (),
+    int,
+    sql="select pg_catalog.pg_wal_lsn_diff(case when pg_catalog.pg_is_in_recovery()"
+    " then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_insert_lsn() end,"
+    " '0/0')::bigint",
+)
+
+# Not calls, but SQL of the driver all the same.
+BACKEND_PID: Final = "select pg_catalog.pg_backend_pid()"
+LISTEN: Final = "listen farebox_catalog"

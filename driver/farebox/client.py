@@ -1,23 +1,26 @@
-"""The asynchronous client."""
+"""The client for coroutines; `farebox.sync` puts the one for threads in front of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 from uuid import UUID
 
-import psycopg
-from psycopg import AsyncRawCursor
-from psycopg.rows import dict_row
-from pydantic import TypeAdapter
-
-from farebox import calls
+from farebox import _fork, calls
+from farebox._bulk import Chunk, Chunker, TicketInput, Window
+from farebox._catalog import Catalog
+from farebox._dsn import Target
+from farebox._queue import Patience
+from farebox._replica import Reader
+from farebox._scheduler import Scheduler
 from farebox.calls import Call
 from farebox.encoding import encode_many, encode_one, to_parameter
-from farebox.errors import FareboxError, map_error
+from farebox.errors import ClosedError, UsageError
+from farebox.events import Observer
 from farebox.models import (
     CatalogOutcome,
     Company,
@@ -27,6 +30,7 @@ from farebox.models import (
     PaymentCode,
     PaymentCodeKey,
     PaymentCodeRequest,
+    Request,
     Route,
     RouteRequest,
     Ticket,
@@ -35,18 +39,69 @@ from farebox.models import (
     UnappliedPayment,
     Violation,
 )
+from farebox.options import Consistency, Options, Settings
 
 R = TypeVar("R")
 
+DEFAULT_CHUNK: Final = 500
+_CLOSE_GRACE_SECONDS: Final = 5.0
+
+
+class _Core:
+    """Everything of a client that lives on one event loop."""
+
+    def __init__(
+        self, target: Target, read_target: Target | None, listen_target: Target, settings: Settings
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        observer = Observer(settings.on_event)
+        patience = settings.patience
+        prepare = settings.prepared_statements
+        self.primary = Scheduler(target, settings.limits, patience, observer, prepare=prepare)
+        self.replica: Scheduler | None = None
+        if read_target is not None:
+            limits = replace(settings.limits, connections=settings.read_connections)
+            self.replica = Scheduler(read_target, limits, patience, observer, prepare=prepare)
+        self.reader = Reader(self.primary, self.replica, patience, settings.replica_wait)
+        self.catalog = Catalog(
+            listen_target, observer, patience, ttl=settings.catalog_ttl, size=settings.catalog_size
+        )
+
+    async def close(self, grace: float) -> None:
+        await self.catalog.close()
+        await self.primary.close(grace)
+        if self.replica is not None:
+            await self.replica.close(grace)
+
 
 class AsyncFarebox:
-    """The client for coroutines. Use as `async with AsyncFarebox(dsn) as farebox: …`; share it between tasks."""
+    """The client for coroutines.
 
-    def __init__(self, dsn: str, *, strict: bool = True) -> None:
-        self._dsn = dsn
-        self._strict = strict
-        self._connection: psycopg.AsyncConnection[dict[str, Any]] | None = None
-        self._lock = asyncio.Lock()
+    Use it as `async with AsyncFarebox(dsn, ...) as farebox:` and share it between tasks. Options and
+    defaults are those of `farebox.options.Settings`. It connects when first used, and belongs to the
+    event loop that uses it.
+
+    Every call raises, besides what it names itself, `TransientError` when all attempts failed,
+    `DeadlineExceededError` when its time was up, `ClosedError`, `ConfigurationError`,
+    `PermissionDeniedError` and `NotMigratedError`. Creating and queueing is idempotent: after any error
+    the same call again is safe.
+    """
+
+    def __init__(self, dsn: str, **options: Unpack[Options]) -> None:
+        try:
+            self._settings = Settings(**options)
+        except TypeError as error:
+            raise UsageError(str(error).replace("Settings.__init__", type(self).__name__)) from None
+        read_dsn, listen_dsn = self._settings.read_dsn, self._settings.listen_dsn
+        self._target = Target(dsn)
+        self._read_target = None if read_dsn is None else Target(read_dsn, spread=True)
+        self._listen_target = self._target if listen_dsn is None else Target(listen_dsn)
+        self._core: _Core | None = None
+        self._closed = False
+        _fork.watch(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._target)!r})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,84 +114,166 @@ class AsyncFarebox:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Close the connections; calling it again does nothing."""
-        if self._connection is not None:
-            await self._connection.close()
+    async def close(self, grace: float = _CLOSE_GRACE_SECONDS) -> None:
+        """Fail the calls not sent yet, wait up to `grace` seconds for those that were, disconnect."""
+        self._closed = True
+        core, self._core = self._core, None
+        if core is not None and core.loop is asyncio.get_running_loop():
+            await core.close(grace)
+
+    # -- creating tickets ---------------------------------------------------------------------------------
 
     async def create_ticket(
-        self, ticket: TicketRequest | Mapping[str, Any], *, strict: bool | None = None
+        self, ticket: TicketInput, *, strict: bool | None = None, timeout: float | None = None
     ) -> TicketOutcome:
-        """Turn one payment into a ticket, exactly once however often it is called."""
-        payload = encode_one(TicketRequest, ticket, strict=self._strict if strict is None else strict)
-        return (await self._rows(calls.CREATE_TICKET, payload))[0]
+        """Turn one payment into a ticket, exactly once however often it is called.
+
+        Calls made at the same time share batches. Cancelling one leaves the others alone; whether its
+        own ticket was made, the same call again tells. `timeout` counts seconds, in all. Raises
+        `InvalidRequestError` for a malformed request when strict (else the answer is `rejected`),
+        `BusyError`.
+        """
+        payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
+        return await self._create(payload, self._patience(timeout, None))
+
+    async def create_ticket_with_retry(
+        self, ticket: TicketInput, *, attempts: int = 10, timeout: float = 60.0, strict: bool | None = None
+    ) -> TicketOutcome:
+        """`create_ticket` with more patience: for callers that rather wait out a server's restart."""
+        payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
+        return await self._create(payload, self._patience(timeout, attempts))
 
     async def create_tickets(
         self,
-        batch: Iterable[TicketRequest | Mapping[str, Any]],
+        batch: Iterable[TicketInput],
         *,
         strict: bool | None = None,
-        chunk_size: int = 500,
+        chunk_size: int = DEFAULT_CHUNK,
+        ordered: bool = False,
     ) -> CreateResult:
-        """Turn any number of payments into tickets; outcomes come in the order of the input."""
-        values = list(batch)
-        strict = self._strict if strict is None else strict
+        """Turn any number of payments into tickets; outcomes come in the order of the input.
+
+        The list goes out in chunks of 1 to 10,000, each a transaction, several at once. Within a chunk
+        the meaning is sequential; over the whole list it is when `ordered`, which sends one chunk at a
+        time. When strict, the whole list is validated before anything is sent. Raises
+        `InvalidRequestError`; after another error some chunks may stand, and the same call again is
+        safe.
+        """
+        chunker = Chunker(chunk_size, strict=self.strict(strict))
+        chunks: list[Chunk] = []
+        for chunk in chunker.cut(batch):
+            chunks.append(chunk)
+            await asyncio.sleep(0)  # A million validations must not stop the event loop.
         outcomes: list[TicketOutcome] = []
-        for start in range(0, len(values), chunk_size):
-            payload = encode_many(
-                TicketRequest, values[start : start + chunk_size], strict=strict, first=start + 1
-            )
-            for row in await self._rows(calls.CREATE_TICKETS, payload):
-                outcomes.append(row.model_copy(update={"ordinal": row.ordinal + start}))
+        async for answered in self._create_chunks(_each(chunks), ordered):
+            outcomes += answered
         return CreateResult(tuple(outcomes))
+
+    async def stream_tickets(
+        self,
+        tickets: Iterable[TicketInput] | AsyncIterable[TicketInput],
+        *,
+        strict: bool | None = None,
+        chunk_size: int = DEFAULT_CHUNK,
+        ordered: bool = False,
+    ) -> AsyncIterator[TicketOutcome]:
+        """`create_tickets` for millions: takes from `tickets` as it goes, in constant memory.
+
+        Yields one outcome for each input, in order. An error (also from `tickets` itself, or
+        `InvalidRequestError`) ends the stream; what was yielded stands, of what was sent and not yielded
+        the same call again tells.
+        """
+        chunks = Chunker(chunk_size, strict=self.strict(strict)).cut_stream(tickets)
+        async for answered in self._create_chunks(chunks, ordered):
+            for outcome in answered:
+                yield outcome
 
     async def record_missing_transactions(self, limit: int = 1000) -> int:
         """Write up to `limit` missing money records; how many were written."""
-        return (await self._rows(calls.RECORD_MISSING_TRANSACTIONS, limit))[0]
+        return (await self._run(calls.RECORD_MISSING_TRANSACTIONS, limit))[0]
 
     async def apply_unapplied_payments(
         self, limit: int = 1000, reason: str | None = None
     ) -> list[TicketOutcome]:
         """Try up to `limit` unapplied payments again, those with `reason` only if one is given."""
-        return await self._rows(calls.APPLY_UNAPPLIED_PAYMENTS, limit, reason)
+        return await self._run(calls.APPLY_UNAPPLIED_PAYMENTS, limit, reason)
+
+    # -- the catalog --------------------------------------------------------------------------------------
 
     async def upsert_companies(
         self, batch: Iterable[CompanyRequest | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
-        """Add or change companies."""
-        payload = encode_many(CompanyRequest, list(batch), strict=self._strict if strict is None else strict)
-        return await self._rows(calls.UPSERT_COMPANIES, payload)
+        """Add companies (no id) or change them (keys left out keep what is stored); at most 10,000."""
+        return await self._change(calls.UPSERT_COMPANIES, CompanyRequest, batch, strict)
 
     async def upsert_routes(
         self, batch: Iterable[RouteRequest | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
-        """Add or change routes."""
-        payload = encode_many(RouteRequest, list(batch), strict=self._strict if strict is None else strict)
-        return await self._rows(calls.UPSERT_ROUTES, payload)
+        """Add or change routes, as with companies."""
+        return await self._change(calls.UPSERT_ROUTES, RouteRequest, batch, strict)
 
     async def issue_payment_codes(
         self, batch: Iterable[PaymentCodeRequest | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
-        """Issue payment codes, or change their limit or end."""
-        payload = encode_many(
-            PaymentCodeRequest, list(batch), strict=self._strict if strict is None else strict
-        )
-        return await self._rows(calls.ISSUE_PAYMENT_CODES, payload)
+        """Issue payment codes, or change the limit or the end of those that exist."""
+        return await self._change(calls.ISSUE_PAYMENT_CODES, PaymentCodeRequest, batch, strict)
 
     async def cancel_payment_codes(
         self, batch: Iterable[PaymentCodeKey | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
         """Cancel payment codes."""
-        payload = encode_many(PaymentCodeKey, list(batch), strict=self._strict if strict is None else strict)
-        return await self._rows(calls.CANCEL_PAYMENT_CODES, payload)
+        return await self._change(calls.CANCEL_PAYMENT_CODES, PaymentCodeKey, batch, strict)
 
     async def expire_payment_codes(self, limit: int = 1000) -> int:
         """Expire up to `limit` codes whose time is over; how many were."""
-        return (await self._rows(calls.EXPIRE_PAYMENT_CODES, limit))[0]
+        return (await self._run(calls.EXPIRE_PAYMENT_CODES, limit))[0]
 
-    async def get_ticket(self, ticket_id: UUID, company_id: UUID | None = None) -> Ticket | None:
-        """One ticket, or None."""
-        rows = await self._rows(calls.GET_TICKET, ticket_id, company_id)
+    async def get_company(self, company_id: UUID, *, fresh: bool = False) -> Company | None:
+        """One company, cached; `fresh` asks the database."""
+        return await self._look_up(calls.GET_COMPANY, (company_id,), fresh)
+
+    async def get_route(self, company_id: UUID, route_id: UUID, *, fresh: bool = False) -> Route | None:
+        """One route of that company, cached; `fresh` asks the database."""
+        return await self._look_up(calls.GET_ROUTE, (company_id, route_id), fresh)
+
+    async def get_payment_code(
+        self, company_id: UUID, code: str, *, fresh: bool = False
+    ) -> PaymentCode | None:
+        """One payment code of that company, cached; `fresh` asks the database.
+
+        `used_tickets` changes with every sale and is announced to nobody: it may be as old as
+        `catalog_ttl`.
+        """
+        return await self._look_up(calls.GET_PAYMENT_CODE, (company_id, code), fresh)
+
+    async def list_companies(self, limit: int = 100, after_id: UUID | None = None) -> list[Company]:
+        """Companies by id, from the one behind `after_id`."""
+        return await self._run(calls.LIST_COMPANIES, limit, after_id)
+
+    async def list_routes(
+        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
+    ) -> list[Route]:
+        """A company's routes by id, from the one behind `after_id`."""
+        return await self._run(calls.LIST_ROUTES, company_id, limit, after_id)
+
+    async def list_payment_codes(
+        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
+    ) -> list[PaymentCode]:
+        """A company's payment codes by id, from the one behind `after_id`."""
+        return await self._run(calls.LIST_PAYMENT_CODES, company_id, limit, after_id)
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    async def get_ticket(
+        self, ticket_id: UUID, company_id: UUID | None = None, *, consistency: Consistency | None = None
+    ) -> Ticket | None:
+        """One ticket (of that company, if one is named), or None.
+
+        `consistency`, of all reads: `replica` takes what `read_dsn` has, `own_writes` waits there for
+        what this client has written (and goes to the primary when that takes long), `primary` asks the
+        primary.
+        """
+        rows = await self._read(calls.GET_TICKET, consistency, ticket_id, company_id)
         return rows[0] if rows else None
 
     async def tickets_by_phone(
@@ -146,10 +283,12 @@ class AsyncFarebox:
         limit: int = 50,
         before_created_at: datetime | None = None,
         before_id: UUID | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Ticket]:
-        """A passenger's tickets with one company, newest first."""
-        return await self._rows(
-            calls.TICKETS_BY_PHONE, company_id, phone, limit, before_created_at, before_id
+        """A passenger's tickets with one company, newest first; go on with the last one's time and id."""
+        return await self._read(
+            calls.TICKETS_BY_PHONE, consistency, company_id, phone, limit, before_created_at, before_id
         )
 
     async def pending_tickets(
@@ -158,36 +297,25 @@ class AsyncFarebox:
         limit: int = 100,
         after_created_at: datetime | None = None,
         after_id: UUID | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Ticket]:
-        """Tickets not yet used, oldest first."""
-        return await self._rows(calls.PENDING_TICKETS, company_id, limit, after_created_at, after_id)
+        """Tickets not yet used, oldest first; go on with the last one's time and id."""
+        return await self._read(
+            calls.PENDING_TICKETS, consistency, company_id, limit, after_created_at, after_id
+        )
 
     async def company_summary(
-        self, company_id: UUID, from_: datetime | None = None, to: datetime | None = None
+        self,
+        company_id: UUID,
+        from_: datetime | None = None,
+        to: datetime | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> CompanySummary | None:
-        """Counts and sums over [from_, to), or None for an unknown company."""
-        rows = await self._rows(calls.COMPANY_SUMMARY, company_id, from_, to)
+        """Counts and sums (minor units) over the tickets of [from_, to), or None for an unknown company."""
+        rows = await self._read(calls.COMPANY_SUMMARY, consistency, company_id, from_, to)
         return rows[0] if rows else None
-
-    async def verify(self) -> list[Violation]:
-        """Every broken invariant of the database; none when all is well."""
-        return await self._rows(calls.VERIFY)
-
-    async def list_companies(self, limit: int = 100, after_id: UUID | None = None) -> list[Company]:
-        """Companies by id."""
-        return await self._rows(calls.LIST_COMPANIES, limit, after_id)
-
-    async def list_routes(
-        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
-    ) -> list[Route]:
-        """A company's routes by id."""
-        return await self._rows(calls.LIST_ROUTES, company_id, limit, after_id)
-
-    async def list_payment_codes(
-        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
-    ) -> list[PaymentCode]:
-        """A company's payment codes by id."""
-        return await self._rows(calls.LIST_PAYMENT_CODES, company_id, limit, after_id)
 
     async def list_unapplied_payments(
         self,
@@ -197,8 +325,8 @@ class AsyncFarebox:
         after_transaction_id: str | None = None,
         include_resolved: bool = False,
     ) -> list[UnappliedPayment]:
-        """Unapplied payments, oldest last_seen_at first."""
-        return await self._rows(
+        """Unapplied payments, oldest `last_seen_at` first; go on with the last one's time and id."""
+        return await self._run(
             calls.LIST_UNAPPLIED_PAYMENTS,
             limit,
             reason,
@@ -207,23 +335,113 @@ class AsyncFarebox:
             include_resolved,
         )
 
-    async def _rows(self, call: Call[R], *arguments: object) -> list[R]:
-        parameters = [to_parameter(argument) for argument in arguments]
-        failure: FareboxError
+    async def verify(self) -> list[Violation]:
+        """Every broken invariant of the whole database; none when all is well."""
+        return await self._run(calls.VERIFY)
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def forget(self) -> object:
+        """For a forked child: let go of what belongs to the parent."""
+        core, self._core = self._core, None
+        return core
+
+    def _live(self) -> _Core:
+        if self._closed:
+            raise ClosedError("the client is closed")
+        loop = asyncio.get_running_loop()
+        core = self._core
+        if core is None or (core.loop is not loop and core.loop.is_closed()):
+            core = self._core = _Core(self._target, self._read_target, self._listen_target, self._settings)
+        elif core.loop is not loop:
+            raise UsageError(
+                "the client is in use on another event loop", hint="one client for each loop, or `Farebox`"
+            )
+        return core
+
+    def strict(self, strict: bool | None) -> bool:
+        """What holds for a call: its own choice, or the client's."""
+        return self._settings.strict if strict is None else strict
+
+    def _patience(self, timeout: float | None, attempts: int | None) -> Patience:
+        settings = self._settings
+        return Patience(
+            settings.timeout if timeout is None else timeout,
+            settings.attempts if attempts is None else attempts,
+            settings.backoff,
+        )
+
+    async def _create(self, payload: bytes, patience: Patience) -> TicketOutcome:
+        outcome: TicketOutcome = await self._live().primary.create_ticket(payload, patience)
+        return outcome
+
+    def width(self, ordered: bool) -> int:
+        """How many chunks of a list may be under way at once."""
+        return 1 if ordered else self._settings.connections * self._settings.pipeline
+
+    async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
+        """Send one chunk of a list."""
+        return await self._live().primary.run(
+            calls.CREATE_TICKETS,
+            (chunk.payload,),
+            self._settings.patience,
+            first=chunk.first,
+            elements=chunk.elements,
+        )
+
+    async def _create_chunks(
+        self, chunks: AsyncIterator[Chunk], ordered: bool
+    ) -> AsyncIterator[list[TicketOutcome]]:
+        window = Window[asyncio.Task[list[TicketOutcome]]](self.width(ordered))
         try:
-            async with self._lock:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await psycopg.AsyncConnection.connect(
-                        self._dsn, autocommit=True, row_factory=dict_row, cursor_factory=AsyncRawCursor
-                    )
-                cursor = await self._connection.execute(
-                    call.sql, [None if p is None else p.decode() for p in parameters]
-                )
-                rows = await cursor.fetchall()
-        except psycopg.Error as error:
-            failure = map_error(error)
-        else:
-            if call.row is int:
-                return [next(iter(row.values())) for row in rows]
-            return TypeAdapter(list[call.row]).validate_python(rows)  # type: ignore[name-defined]
-        raise failure
+            async for chunk in chunks:
+                for oldest in window.push(asyncio.create_task(self.create_chunk(chunk))):
+                    yield await oldest
+            for oldest in window.drain():
+                yield await oldest
+        finally:
+            rest = list(window.drain())
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+
+    async def _run(self, call: Call[R], *arguments: object) -> list[R]:
+        return await self._live().primary.run(
+            call, [to_parameter(argument) for argument in arguments], self._settings.patience
+        )
+
+    async def _read(self, call: Call[R], consistency: Consistency | None, *arguments: object) -> list[R]:
+        return await self._live().reader.run(
+            call,
+            [to_parameter(argument) for argument in arguments],
+            consistency or self._settings.consistency,
+        )
+
+    async def _change(
+        self,
+        call: Call[CatalogOutcome],
+        model: type[Request],
+        batch: Iterable[Request | Mapping[str, Any]],
+        strict: bool | None,
+    ) -> list[CatalogOutcome]:
+        elements = list(batch)
+        payload = encode_many(model, elements, strict=self.strict(strict))
+        core = self._live()
+        outcomes = await core.primary.run(call, (payload,), self._settings.patience, elements=len(elements))
+        core.catalog.forget("*")
+        return outcomes
+
+    async def _look_up(self, call: Call[R], arguments: Sequence[UUID | str], fresh: bool) -> R | None:
+        core = self._live()
+
+        async def fetch() -> R | None:
+            rows = await self._run(call, *arguments)
+            return rows[0] if rows else None
+
+        key = (str(arguments[0]), call.function, *map(str, arguments[1:]))
+        return await core.catalog.look_up(key, fetch, fresh=fresh)
+
+
+async def _each(chunks: Sequence[Chunk]) -> AsyncIterator[Chunk]:
+    for chunk in chunks:
+        yield chunk

@@ -1,20 +1,20 @@
 """From what a caller passes to the JSON that is sent: validation, and one dump in Rust.
 
-Strict (the default): a mapping is validated by its model, a bad field raises before anything is sent. Not strict: the
-value goes out as it is, whatever it is, and the database judges it.
+Strict (the default): a mapping is validated by its model, a bad field raises before anything is sent.
+Not strict: the value goes out as it is, whatever it is, and the database judges it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from farebox.errors import FieldError, InvalidRequestError, UsageError
 from farebox.models import Request
@@ -45,7 +45,10 @@ def encode_one(
 def encode_many(
     model: type[Request], values: Sequence[Request | Mapping[str, Any]], *, strict: bool, first: int = 1
 ) -> bytes:
-    """The JSON array of the elements; `first` is the ordinal of the first one. Raises `InvalidRequestError`."""
+    """The JSON array of the elements.
+
+    `first` is the ordinal of the first one. Raises `InvalidRequestError`.
+    """
     if not strict:
         return join(
             encode_one(model, value, strict=False, ordinal=number)
@@ -101,15 +104,14 @@ def _validated(
     except ValidationError as error:
         # Neither the input nor the context of an error: both can quote a phone number or an OTP.
         problems = error.errors(include_url=False, include_context=False, include_input=False)
-    raise InvalidRequestError(
-        FieldError(
-            ordinal=first + int(location[0]) if location else first,
-            field=str(location[1]) if len(location) > 1 else "(element)",
-            problem=_PROBLEMS.get((problem["type"], str(location[-1])), problem["msg"]),
-        )
-        for problem in problems
-        for location in [problem["loc"]]
-    )
+    raise InvalidRequestError(_field_errors(problems, first))
+
+
+def _field_errors(problems: Iterable[ErrorDetails], first: int) -> Iterator[FieldError]:
+    for problem in problems:
+        index, field, *_ = (*problem["loc"], "(element)", "(element)")
+        told = _PROBLEMS.get((problem["type"], str(field)), problem["msg"])
+        yield FieldError(first + index if isinstance(index, int) else first, str(field), told)
 
 
 def _dump_anything(value: object, ordinal: int) -> bytes:

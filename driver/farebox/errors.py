@@ -1,8 +1,8 @@
 """One small tree of exceptions, keyed by SQLSTATE.
 
-Texts and attributes never carry a phone number, an OTP or a password: PostgreSQL quotes whole rows and JSON documents in
-the DETAIL and CONTEXT of data errors, so of a server error only the primary message of harmless classes survives, and
-the original exception is not chained.
+Texts and attributes never carry a phone number, an OTP or a password: PostgreSQL quotes whole rows and
+JSON documents in the DETAIL and CONTEXT of data errors, so of a server error only the primary message of
+harmless classes survives, and the original exception is not chained.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ __all__ = [
 class FareboxError(Exception):
     """Root of all errors of Farebox.
 
-    `sqlstate` is the five-character code where the server gave one; `detail` and `hint` are sentences or None.
+    `sqlstate` is the five-character code where the server gave one; `detail` and `hint` are sentences or
+    None.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class DataError(FareboxError):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One bad field: `ordinal` counts the elements of the batch from 1, `field` is the name, `problem` a sentence."""
+    """One bad field.
+
+    `ordinal` counts the elements of the batch from 1, `field` is the name, `problem` a sentence.
+    """
 
     ordinal: int
     field: str
@@ -78,7 +82,10 @@ class FieldError:
 
 
 class InvalidRequestError(DataError):
-    """A request failed validation before anything was sent; `errors` names the fields, never their values."""
+    """A request failed validation before anything was sent.
+
+    `errors` names the fields, never their values.
+    """
 
     def __init__(self, errors: Iterable[FieldError]) -> None:
         self.errors = tuple(errors)
@@ -88,15 +95,24 @@ class InvalidRequestError(DataError):
 
 
 class TransientError(FareboxError):
-    """The same call may succeed a moment later: serialisation, deadlock, lock time-out, lost or refused connection."""
+    """The same call may succeed a moment later.
+
+    Serialisation, deadlock, lock time-out, lost or refused connection.
+    """
 
 
 class DeadlineExceededError(TransientError):
-    """The call's deadline passed. Whether it took effect is unknown; the same call again is safe and gives the answer."""
+    """The call's deadline passed.
+
+    Whether it took effect is unknown; the same call again is safe and gives the answer.
+    """
 
 
 class BusyError(TransientError):
-    """Too many calls wait already and the client was told to raise rather than to wait. Nothing was sent."""
+    """Too many calls wait already and the client was told to raise rather than to wait.
+
+    Nothing was sent.
+    """
 
 
 class PermissionDeniedError(FareboxError):
@@ -108,7 +124,10 @@ class NotMigratedError(FareboxError):
 
 
 class ConfigurationError(FareboxError):
-    """The connection settings are wrong: bad DSN, unknown database, failed authentication, too old a library."""
+    """The connection settings are wrong.
+
+    Bad DSN, unknown database, failed authentication, too old a library.
+    """
 
 
 class MigrationError(FareboxError):
@@ -125,13 +144,14 @@ class DatabaseError(FareboxError):
 
 _TRANSIENT_CODES = frozenset(
     {"40001", "40P01", "57P01", "57P02", "57P03", "53300", "55P03"}
-    # Not in the contract's list, but the same in kind: a connection that ended up on a demoted or read-only server,
-    # and a session ended for being idle. Both are healed by a new connection.
+    # Not in the contract's list, but the same in kind: a connection that ended up on a demoted or
+    # read-only server, and a session ended for being idle. Both are healed by a new connection.
     | {"25006", "57P05"}
 )
 _NOT_MIGRATED_CODES = frozenset({"3F000", "42883", "42P01"})
-# libpq gives no SQLSTATE for a refused connection, so what will not heal by itself is known by its text only; where the
-# server speaks another language the error stays transient, which costs two more attempts and nothing else.
+# libpq gives no SQLSTATE for a refused connection, so what will not heal by itself is known by its text
+# only; where the server speaks another language the error stays transient, which costs two more attempts
+# and nothing else.
 _CONFIGURATION_TEXTS = (
     "authentication failed",
     "no password supplied",
@@ -148,7 +168,10 @@ _CONFIGURATION_TEXTS = (
 def map_sqlstate(
     sqlstate: str | None, message: str, *, detail: str | None = None, hint: str | None = None
 ) -> FareboxError:
-    """The exception for a server error with that `sqlstate` (None: the connection failed before one could be given)."""
+    """The exception for a server error with that `sqlstate` (None.
+
+    The connection failed before one could be given).
+    """
     kind: type[FareboxError]
     if sqlstate is None:
         if any(text in message for text in _CONFIGURATION_TEXTS):
@@ -175,11 +198,15 @@ def map_sqlstate(
 
 
 def map_error(error: psycopg.Error) -> FareboxError:
-    """The exception of this tree for one of psycopg's; raise it `from None`, for the original quotes data."""
+    """The exception of this tree for one of psycopg's.
+
+    Raise it `from None`, for the original quotes data.
+    """
     diag = error.diag
     sqlstate = error.sqlstate
     if sqlstate is None and isinstance(error, psycopg.ProgrammingError | psycopg.NotSupportedError):
-        # Raised by psycopg itself: a malformed DSN (whose text would quote the password) or a misuse of its API.
+        # Raised by psycopg itself: a malformed DSN (whose text would quote the password) or a misuse of
+        # its API.
         return ConfigurationError("the connection settings are not valid")
     message = diag.message_primary or (str(error).strip() if sqlstate is None else type(error).__name__)
     return map_sqlstate(sqlstate, message, detail=diag.message_detail, hint=diag.message_hint)

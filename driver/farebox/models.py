@@ -1,8 +1,8 @@
-"""Requests and results, as pydantic models: one request model an element type, one row model a result type of the SQL API.
+"""Requests and results as pydantic models: one for each element type and each row type of the SQL API.
 
-The checks of a request refuse only what the database would refuse too, and values go to the database as they came:
-normalising is its business. Fields that name a person or open a bus door (phone, OTP, raw requests) stay out of every
-repr, and pydantic's own errors do not quote input.
+The checks of a request refuse only what the database would refuse too, and values go to the database as
+they came: normalising is its business. Fields that name a person or open a bus door (phone, OTP, raw
+requests) stay out of every repr, and pydantic's own errors do not quote input.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, overload
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 __all__ = [
     "CatalogOutcome",
@@ -45,6 +45,16 @@ def _stripped(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
+def _id(value: object) -> object:
+    """PostgreSQL reads more spellings of a UUID than pydantic; the usual one costs nothing here."""
+    if isinstance(value, str) and len(value) != 36:
+        try:
+            return UUID(value.strip())
+        except ValueError:
+            return value
+    return value
+
+
 def _whole(value: object) -> object:
     """'5e3' and '5000.00' are amounts too; true is none."""
     if isinstance(value, bool):
@@ -69,7 +79,7 @@ def _rate(value: object) -> object:
     return _stripped(value)
 
 
-Id = Annotated[UUID, BeforeValidator(_stripped)]
+Id = Annotated[UUID, BeforeValidator(_id)]
 Money = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_AMOUNT)]
 Rate = Annotated[Decimal, BeforeValidator(_rate), Field(ge=0, le=1, decimal_places=4, allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
@@ -92,8 +102,8 @@ class Request(BaseModel):
 class TicketRequest(Request):
     """One payment that is to become a ticket.
 
-    `amount` counts minor units (SLE 1 = 100); `passenger_phone` is E.164, separators allowed; `commission_rate` is a
-    share from 0 to 1 with at most four decimals, None for the company's own.
+    `amount` counts minor units (SLE 1 = 100); `passenger_phone` is E.164, separators allowed;
+    `commission_rate` is a share from 0 to 1 with at most four decimals, None for the company's own.
     """
 
     company_id: Id
@@ -155,8 +165,9 @@ class Row(BaseModel):
 class TicketOutcome(Row):
     """What became of one payment; `ordinal` counts the elements of the call from 1.
 
-    `reason` is set for `rejected` only, `ticket_id` for `created` and `duplicate`, `existing_ticket_id` and `differing`
-    (names of fields) for `conflict`. `transaction_recorded` false means the money record follows later by itself.
+    `reason` is set for `rejected` only, `ticket_id` for `created` and `duplicate`, `existing_ticket_id`
+    and `differing` (names of fields) for `conflict`. `transaction_recorded` false means the money record
+    follows later by itself.
     """
 
     ordinal: int
@@ -175,7 +186,10 @@ class TicketOutcome(Row):
 
 
 class CatalogOutcome(Row):
-    """What became of one catalog element: created, updated, unchanged, cancelled or (with a `reason`) rejected."""
+    """What became of one catalog element.
+
+    Created, updated, unchanged, cancelled or (with a `reason`) rejected.
+    """
 
     ordinal: int
     id: UUID | None
@@ -262,7 +276,7 @@ class UnappliedPayment(Row):
 
     monime_transaction_id: str
     company_id: UUID | None
-    request: JsonValue = Field(repr=False)
+    request: Any = Field(repr=False)
     reason: str
     first_seen_at: datetime
     last_seen_at: datetime

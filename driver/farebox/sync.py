@@ -1,20 +1,27 @@
-"""The client for threads: a front of the asynchronous one, which runs on an event loop of its own in a thread.
+"""The client for threads: a front of the one for coroutines, run by an event loop in a thread of its own.
 
-Chosen over two shells around an I/O-free core because sharing batches needs a scheduler anyway, and one scheduler that
-serves both coroutines and threads leaves no rule to write twice: every method below only hands its arguments over.
+Chosen over two shells around an I/O-free core because sharing batches needs a scheduler anyway: with one
+scheduler that serves coroutines and threads alike no rule is written twice, threads share batches too,
+and every method below only hands its arguments over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+import weakref
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
-from farebox.client import AsyncFarebox
+from farebox import _fork
+from farebox._bulk import Chunker, TicketInput, Window
+from farebox.client import DEFAULT_CHUNK, AsyncFarebox
+from farebox.errors import ClosedError
 from farebox.models import (
     CatalogOutcome,
     Company,
@@ -28,22 +35,57 @@ from farebox.models import (
     RouteRequest,
     Ticket,
     TicketOutcome,
-    TicketRequest,
     UnappliedPayment,
     Violation,
 )
+from farebox.options import Consistency, Options
 
 T = TypeVar("T")
 
 
-class Farebox:
-    """The client for threads. Use as `with Farebox(dsn) as farebox: …`; share it between threads."""
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """An event loop in a thread."""
 
-    def __init__(self, dsn: str, *, strict: bool = True) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="farebox", daemon=True)
-        self._thread.start()
-        self._front = AsyncFarebox(dsn, strict=strict)
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+
+    @classmethod
+    def start(cls) -> _Engine:
+        loop = asyncio.SelectorEventLoop()
+        thread = threading.Thread(target=_run_loop, args=(loop,), name="farebox", daemon=True)
+        thread.start()
+        return cls(loop, thread)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+class Farebox:
+    """The client for threads: the methods, options and errors of `AsyncFarebox`.
+
+    Use it as `with Farebox(dsn, ...) as farebox:` and share it between threads. After a fork the child
+    makes its own connections. Not to be called from inside a coroutine, which it would block.
+    """
+
+    def __init__(self, dsn: str, **options: Unpack[Options]) -> None:
+        self._front = AsyncFarebox(dsn, **options)
+        self._engine: _Engine | None = None
+        self._finalizer: weakref.finalize[[], Farebox] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        _fork.watch(self)
+
+    def __repr__(self) -> str:
+        return repr(self._front).removeprefix("Async")
 
     def __enter__(self) -> Self:
         return self
@@ -56,38 +98,81 @@ class Farebox:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close the connections; calling it again does nothing."""
-        if self._loop.is_closed():
-            return
-        self._run(self._front.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+    def close(self, grace: float = 5.0) -> None:
+        """Fail the calls not sent yet, wait up to `grace` seconds for those that were, disconnect."""
+        with self._lock:
+            self._closed = True
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            asyncio.run_coroutine_threadsafe(self._front.close(grace), engine.loop).result()
+            engine.stop()
+            if self._finalizer is not None:
+                self._finalizer.detach()
 
     def create_ticket(
-        self, ticket: TicketRequest | Mapping[str, Any], *, strict: bool | None = None
+        self, ticket: TicketInput, *, strict: bool | None = None, timeout: float | None = None
     ) -> TicketOutcome:
-        """Turn one payment into a ticket, exactly once however often it is called."""
-        return self._run(self._front.create_ticket(ticket, strict=strict))
+        """Turn one payment into a ticket, exactly once however often it is called.
+
+        Calls made at the same time share batches. Cancelling one leaves the others alone; whether its
+        own ticket was made, the same call again tells. `timeout` counts seconds, in all. Raises
+        `InvalidRequestError` for a malformed request when strict (else the answer is `rejected`),
+        `BusyError`.
+        """
+        return self._run(self._front.create_ticket(ticket, strict=strict, timeout=timeout))
+
+    def create_ticket_with_retry(
+        self, ticket: TicketInput, *, attempts: int = 10, timeout: float = 60.0, strict: bool | None = None
+    ) -> TicketOutcome:
+        """`create_ticket` with more patience: for callers that rather wait out a server's restart."""
+        return self._run(
+            self._front.create_ticket_with_retry(ticket, attempts=attempts, timeout=timeout, strict=strict)
+        )
 
     def create_tickets(
         self,
-        batch: Iterable[TicketRequest | Mapping[str, Any]],
+        batch: Iterable[TicketInput],
         *,
         strict: bool | None = None,
-        chunk_size: int = 500,
+        chunk_size: int = DEFAULT_CHUNK,
+        ordered: bool = False,
     ) -> CreateResult:
-        """Turn any number of payments into tickets; outcomes come in the order of the input."""
-        return self._run(self._front.create_tickets(batch, strict=strict, chunk_size=chunk_size))
+        """Turn any number of payments into tickets; outcomes come in the order of the input.
+
+        The list goes out in chunks of 1 to 10,000, each a transaction, several at once. Within a chunk
+        the meaning is sequential; over the whole list it is when `ordered`, which sends one chunk at a
+        time. When strict, the whole list is validated before anything is sent. Raises
+        `InvalidRequestError`; after another error some chunks may stand, and the same call again is
+        safe.
+        """
+        return self._run(
+            self._front.create_tickets(list(batch), strict=strict, chunk_size=chunk_size, ordered=ordered)
+        )
+
+    def stream_tickets(
+        self,
+        tickets: Iterable[TicketInput],
+        *,
+        strict: bool | None = None,
+        chunk_size: int = DEFAULT_CHUNK,
+        ordered: bool = False,
+    ) -> Iterator[TicketOutcome]:
+        """`create_tickets` for millions: takes from `tickets` as it goes, in constant memory.
+
+        Yields one outcome for each input, in order. An error (also from `tickets` itself, or
+        `InvalidRequestError`) ends the stream; what was yielded stands, of what was sent and not yielded
+        the same call again tells.
+        """
+        window = Window[Future[list[TicketOutcome]]](self._front.width(ordered))
+        try:
+            for chunk in Chunker(chunk_size, strict=self._front.strict(strict)).cut(tickets):
+                for oldest in window.push(self._submit(self._front.create_chunk(chunk))):
+                    yield from oldest.result()
+            for oldest in window.drain():
+                yield from oldest.result()
+        finally:
+            for rest in window.drain():
+                rest.cancel()
 
     def record_missing_transactions(self, limit: int = 1000) -> int:
         """Write up to `limit` missing money records; how many were written."""
@@ -97,37 +182,78 @@ class Farebox:
         """Try up to `limit` unapplied payments again, those with `reason` only if one is given."""
         return self._run(self._front.apply_unapplied_payments(limit, reason))
 
+    # -- the catalog --------------------------------------------------------------------------------------
+
     def upsert_companies(
         self, batch: Iterable[CompanyRequest | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
-        """Add or change companies."""
-        return self._run(self._front.upsert_companies(batch, strict=strict))
+        """Add companies (no id) or change them (keys left out keep what is stored); at most 10,000."""
+        return self._run(self._front.upsert_companies(list(batch), strict=strict))
 
     def upsert_routes(
         self, batch: Iterable[RouteRequest | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
-        """Add or change routes."""
-        return self._run(self._front.upsert_routes(batch, strict=strict))
+        """Add or change routes, as with companies."""
+        return self._run(self._front.upsert_routes(list(batch), strict=strict))
 
     def issue_payment_codes(
         self, batch: Iterable[PaymentCodeRequest | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
-        """Issue payment codes, or change their limit or end."""
-        return self._run(self._front.issue_payment_codes(batch, strict=strict))
+        """Issue payment codes, or change the limit or the end of those that exist."""
+        return self._run(self._front.issue_payment_codes(list(batch), strict=strict))
 
     def cancel_payment_codes(
         self, batch: Iterable[PaymentCodeKey | Mapping[str, Any]], *, strict: bool | None = None
     ) -> list[CatalogOutcome]:
         """Cancel payment codes."""
-        return self._run(self._front.cancel_payment_codes(batch, strict=strict))
+        return self._run(self._front.cancel_payment_codes(list(batch), strict=strict))
 
     def expire_payment_codes(self, limit: int = 1000) -> int:
         """Expire up to `limit` codes whose time is over; how many were."""
         return self._run(self._front.expire_payment_codes(limit))
 
-    def get_ticket(self, ticket_id: UUID, company_id: UUID | None = None) -> Ticket | None:
-        """One ticket, or None."""
-        return self._run(self._front.get_ticket(ticket_id, company_id))
+    def get_company(self, company_id: UUID, *, fresh: bool = False) -> Company | None:
+        """One company, cached; `fresh` asks the database."""
+        return self._run(self._front.get_company(company_id, fresh=fresh))
+
+    def get_route(self, company_id: UUID, route_id: UUID, *, fresh: bool = False) -> Route | None:
+        """One route of that company, cached; `fresh` asks the database."""
+        return self._run(self._front.get_route(company_id, route_id, fresh=fresh))
+
+    def get_payment_code(self, company_id: UUID, code: str, *, fresh: bool = False) -> PaymentCode | None:
+        """One payment code of that company, cached; `fresh` asks the database.
+
+        `used_tickets` changes with every sale and is announced to nobody: it may be as old as
+        `catalog_ttl`.
+        """
+        return self._run(self._front.get_payment_code(company_id, code, fresh=fresh))
+
+    def list_companies(self, limit: int = 100, after_id: UUID | None = None) -> list[Company]:
+        """Companies by id, from the one behind `after_id`."""
+        return self._run(self._front.list_companies(limit, after_id))
+
+    def list_routes(self, company_id: UUID, limit: int = 100, after_id: UUID | None = None) -> list[Route]:
+        """A company's routes by id, from the one behind `after_id`."""
+        return self._run(self._front.list_routes(company_id, limit, after_id))
+
+    def list_payment_codes(
+        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
+    ) -> list[PaymentCode]:
+        """A company's payment codes by id, from the one behind `after_id`."""
+        return self._run(self._front.list_payment_codes(company_id, limit, after_id))
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def get_ticket(
+        self, ticket_id: UUID, company_id: UUID | None = None, *, consistency: Consistency | None = None
+    ) -> Ticket | None:
+        """One ticket (of that company, if one is named), or None.
+
+        `consistency`, of all reads: `replica` takes what `read_dsn` has, `own_writes` waits there for
+        what this client has written (and goes to the primary when that takes long), `primary` asks the
+        primary.
+        """
+        return self._run(self._front.get_ticket(ticket_id, company_id, consistency=consistency))
 
     def tickets_by_phone(
         self,
@@ -136,9 +262,15 @@ class Farebox:
         limit: int = 50,
         before_created_at: datetime | None = None,
         before_id: UUID | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Ticket]:
-        """A passenger's tickets with one company, newest first."""
-        return self._run(self._front.tickets_by_phone(company_id, phone, limit, before_created_at, before_id))
+        """A passenger's tickets with one company, newest first; go on with the last one's time and id."""
+        return self._run(
+            self._front.tickets_by_phone(
+                company_id, phone, limit, before_created_at, before_id, consistency=consistency
+            )
+        )
 
     def pending_tickets(
         self,
@@ -146,33 +278,26 @@ class Farebox:
         limit: int = 100,
         after_created_at: datetime | None = None,
         after_id: UUID | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> list[Ticket]:
-        """Tickets not yet used, oldest first."""
-        return self._run(self._front.pending_tickets(company_id, limit, after_created_at, after_id))
+        """Tickets not yet used, oldest first; go on with the last one's time and id."""
+        return self._run(
+            self._front.pending_tickets(
+                company_id, limit, after_created_at, after_id, consistency=consistency
+            )
+        )
 
     def company_summary(
-        self, company_id: UUID, from_: datetime | None = None, to: datetime | None = None
+        self,
+        company_id: UUID,
+        from_: datetime | None = None,
+        to: datetime | None = None,
+        *,
+        consistency: Consistency | None = None,
     ) -> CompanySummary | None:
-        """Counts and sums over [from_, to), or None for an unknown company."""
-        return self._run(self._front.company_summary(company_id, from_, to))
-
-    def verify(self) -> list[Violation]:
-        """Every broken invariant of the database; none when all is well."""
-        return self._run(self._front.verify())
-
-    def list_companies(self, limit: int = 100, after_id: UUID | None = None) -> list[Company]:
-        """Companies by id."""
-        return self._run(self._front.list_companies(limit, after_id))
-
-    def list_routes(self, company_id: UUID, limit: int = 100, after_id: UUID | None = None) -> list[Route]:
-        """A company's routes by id."""
-        return self._run(self._front.list_routes(company_id, limit, after_id))
-
-    def list_payment_codes(
-        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
-    ) -> list[PaymentCode]:
-        """A company's payment codes by id."""
-        return self._run(self._front.list_payment_codes(company_id, limit, after_id))
+        """Counts and sums (minor units) over the tickets of [from_, to), or None for an unknown company."""
+        return self._run(self._front.company_summary(company_id, from_, to, consistency=consistency))
 
     def list_unapplied_payments(
         self,
@@ -182,9 +307,41 @@ class Farebox:
         after_transaction_id: str | None = None,
         include_resolved: bool = False,
     ) -> list[UnappliedPayment]:
-        """Unapplied payments, oldest last_seen_at first."""
+        """Unapplied payments, oldest `last_seen_at` first; go on with the last one's time and id."""
         return self._run(
             self._front.list_unapplied_payments(
                 limit, reason, after_last_seen_at, after_transaction_id, include_resolved
             )
         )
+
+    def verify(self) -> list[Violation]:
+        """Every broken invariant of the whole database; none when all is well."""
+        return self._run(self._front.verify())
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def forget(self) -> object:
+        """For a forked child: let go of what belongs to the parent, whose threads do not exist here."""
+        engine, self._engine = self._engine, None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._lock = threading.Lock()
+        return engine
+
+    def _submit(self, call: Coroutine[Any, Any, T]) -> Future[T]:
+        with self._lock:
+            if self._closed:
+                call.close()
+                raise ClosedError("the client is closed")
+            if self._engine is None:
+                self._engine = _Engine.start()
+                self._finalizer = weakref.finalize(self, self._engine.stop)
+            return asyncio.run_coroutine_threadsafe(call, self._engine.loop)
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        future = self._submit(call)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: nobody waits any more.
+            raise

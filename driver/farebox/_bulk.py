@@ -1,0 +1,88 @@
+"""Long lists in chunks: cut, encoded once, and kept in a window of limited width. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+from farebox.encoding import encode_many
+from farebox.errors import UsageError
+from farebox.models import TicketRequest
+
+T = TypeVar("T")
+
+TicketInput = TicketRequest | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a list, ready to send.
+
+    `elements` of them, the first one being number `first` of the list.
+    """
+
+    payload: bytes = field(repr=False)
+    first: int
+    elements: int
+
+
+class Chunker:
+    """Numbers and encodes the parts of one list."""
+
+    def __init__(self, size: int, *, strict: bool) -> None:
+        if not 1 <= size <= 10_000:
+            raise UsageError("chunk_size must be between 1 and 10000")
+        self._size = size
+        self._strict = strict
+        self._next = 1
+
+    def cut(self, tickets: Iterable[TicketInput]) -> Iterator[Chunk]:
+        """The list in chunks, as far as it has been asked for."""
+        iterator = iter(tickets)
+        while part := list(islice(iterator, self._size)):
+            yield self._chunk(part)
+
+    async def cut_stream(
+        self, tickets: AsyncIterable[TicketInput] | Iterable[TicketInput]
+    ) -> AsyncIterator[Chunk]:
+        """The same from what may be an asynchronous iterable."""
+        if not isinstance(tickets, AsyncIterable):
+            for chunk in self.cut(tickets):
+                yield chunk
+            return
+        part: list[TicketInput] = []
+        async for ticket in tickets:
+            part.append(ticket)
+            if len(part) == self._size:
+                yield self._chunk(part)
+                part = []
+        if part:
+            yield self._chunk(part)
+
+    def _chunk(self, part: list[TicketInput]) -> Chunk:
+        first = self._next
+        payload = encode_many(TicketRequest, part, strict=self._strict, first=first)
+        self._next += len(part)
+        return Chunk(payload, first, len(part))
+
+
+class Window(Generic[T]):
+    """What is under way, oldest first; at most `width` at once."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._under_way: deque[T] = deque()
+
+    def push(self, item: T) -> Iterator[T]:
+        """Add one; yields the oldest when the window is full, to be waited for before the next is added."""
+        self._under_way.append(item)
+        if len(self._under_way) >= self._width:
+            yield self._under_way.popleft()
+
+    def drain(self) -> Iterator[T]:
+        """What is left, oldest first."""
+        while self._under_way:
+            yield self._under_way.popleft()

@@ -1,0 +1,226 @@
+"""Who waits for what: callers, the units they travel in, and the queues that callers share. No I/O, no clock.
+
+A unit is one statement in its own transaction. It carries one caller with a statement of its own, or
+many callers whose elements were merged into one batch; each caller has its own future, deadline and
+count of attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from farebox.calls import Call
+from farebox.encoding import join
+from farebox.errors import DatabaseError, DataError, FareboxError, TransientError
+
+# A batch of 1 MB requests must not grow to a gigabyte; PostgreSQL takes no more in one value.
+MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long and how often: `timeout` seconds in all (None: no limit), `attempts` tries, backoff.
+
+    The delay before try n + 1 is drawn evenly from 0 to `backoff` x 2^(n-1) seconds, at most
+    `backoff_limit`.
+    """
+
+    timeout: float | None = 30.0
+    attempts: int = 3
+    backoff: float = 0.1
+    backoff_limit: float = 2.0
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after so many failures."""
+        return random.uniform(0.0, min(self.backoff_limit, self.backoff * 2.0 ** min(failures - 1, 30)))
+
+
+class Caller:
+    """One waiting call. `payload` is one element's JSON, or the parameters of a statement of its own.
+
+    A statement of its own may be a chunk of a longer list: `elements` rows must come back, counted from
+    `first`. `position` is a place in the write-ahead log that the server must have replayed for its
+    answer to count.
+    """
+
+    __slots__ = (
+        "attempts",
+        "deadline",
+        "elements",
+        "failures",
+        "first",
+        "future",
+        "payload",
+        "position",
+        "queued_at",
+        "unit",
+    )
+
+    def __init__(
+        self,
+        payload: bytes | tuple[bytes | None, ...],
+        future: asyncio.Future[Any],
+        *,
+        deadline: float,
+        attempts: int,
+        queued_at: float,
+        first: int = 1,
+        elements: int | None = None,
+        position: int | None = None,
+    ) -> None:
+        self.payload = payload
+        self.first = first
+        self.elements = elements
+        self.position = position
+        self.future = future
+        self.deadline = deadline
+        self.attempts = attempts
+        self.queued_at = queued_at
+        self.failures = 0
+        self.unit: Unit | None = None
+
+    def may_wait(self, until: float) -> bool:
+        """Whether there is an attempt left, and time for it."""
+        return self.failures < self.attempts and until < self.deadline
+
+    def fail(self, error: FareboxError) -> None:
+        """Give the caller an error object of its own: tracebacks grow on the one that is raised."""
+        if not self.future.done():
+            self.future.set_exception(copy.copy(error))
+
+    def succeed(self, result: object) -> None:
+        """Give the caller its result, if it still waits."""
+        if not self.future.done():
+            self.future.set_result(result)
+
+
+class Share:
+    """A queue whose callers travel together: `many` takes a JSON array, `one` (if any) a single element."""
+
+    __slots__ = ("limit", "many", "one", "waiting")
+
+    def __init__(self, many: Call[Any], one: Call[Any] | None, limit: int) -> None:
+        self.many = many
+        self.one = one
+        self.limit = limit
+        self.waiting: deque[Caller] = deque()
+
+    @property
+    def full(self) -> bool:
+        """Whether a batch of the greatest size could leave."""
+        return len(self.waiting) >= self.limit
+
+    def take(self) -> tuple[list[Caller], int]:
+        """The next batch of callers who still wait (maybe none), and how many places came free."""
+        callers: list[Caller] = []
+        size = taken = 0
+        while self.waiting and len(callers) < self.limit:
+            caller = self.waiting[0]
+            if not caller.future.done():
+                size += len(caller.payload)
+                if callers and size > MAX_BATCH_BYTES:
+                    break
+                callers.append(caller)
+            self.waiting.popleft()
+            taken += 1
+        return callers, taken
+
+
+class Unit:
+    """One statement to send: the callers it answers and how often it failed."""
+
+    __slots__ = ("abandon", "call", "callers", "deadline", "share")
+
+    def __init__(self, call: Call[Any], callers: list[Caller], share: Share | None) -> None:
+        self.call = call
+        self.callers = callers
+        self.share = share
+        self.deadline = max(caller.deadline for caller in callers)
+        self.abandon: Callable[[], None] | None = None
+        for caller in callers:
+            caller.unit = self
+
+    @classmethod
+    def shared(cls, share: Share, callers: list[Caller]) -> Unit:
+        """A batch for these callers; a single one takes the short path."""
+        call = share.one if len(callers) == 1 and share.one is not None else share.many
+        return cls(call, callers, share)
+
+    def again(self, callers: list[Caller]) -> Unit:
+        """The same for a part of the callers."""
+        return Unit(self.call, callers, None) if self.share is None else Unit.shared(self.share, callers)
+
+    @property
+    def failures(self) -> int:
+        """How often it failed, by the caller who has seen most."""
+        return max(caller.failures for caller in self.callers)
+
+    @property
+    def parameters(self) -> tuple[bytes | None, ...]:
+        """The statement's parameters."""
+        payload = self.callers[0].payload
+        if not isinstance(payload, bytes):
+            return payload
+        if self.share is not None and self.call is self.share.one:
+            return (payload,)
+        return (join(caller.payload for caller in self.callers if isinstance(caller.payload, bytes)),)
+
+    def deliver(self, rows: list[dict[str, Any]]) -> list[Any]:
+        """Give each caller its rows; returns them all as models.
+
+        Raises `DatabaseError` when the rows are not one for each element, in order: better an error than a
+        passenger with another's ticket.
+        """
+        alone = self.callers[0] if self.share is None else None
+        elements = len(self.callers) if alone is None else alone.elements
+        if elements is not None:
+            if [row.get("ordinal") for row in rows] != list(range(1, elements + 1)):
+                raise DatabaseError(f"{self.call.function} did not answer one row for each element")
+            for row in rows:
+                row["ordinal"] = 1 if alone is None else row["ordinal"] + alone.first - 1
+        models = self.call.load(rows)
+        if alone is not None:
+            alone.succeed(models)
+        else:
+            for caller, model in zip(self.callers, models, strict=True):
+                caller.succeed(model)
+        return models
+
+    def halves(self) -> list[Unit]:
+        """The same callers in two units, to find out whose element it is that fails."""
+        middle = len(self.callers) // 2
+        return [self.again(self.callers[:middle]), self.again(self.callers[middle:])]
+
+    def may_be_split(self, error: FareboxError) -> bool:
+        """Whether `error` may be the fault of one element; a statement time-out would only be repeated."""
+        return (
+            len(self.callers) > 1
+            and isinstance(error, DataError | DatabaseError)
+            and error.sqlstate is not None
+            and error.sqlstate != "57014"
+        )
+
+    def to_retry(self, error: FareboxError, now: float, patience: Patience) -> tuple[Unit, float] | None:
+        """Counts a failure; fails the callers who are out of attempts or time.
+
+        Returns the unit of the others and the delay.
+        """
+        waiting = [caller for caller in self.callers if not caller.future.done()]
+        for caller in waiting:
+            caller.failures += 1
+        if not waiting:
+            return None
+        delay = patience.delay(max(caller.failures for caller in waiting))
+        patient: list[Caller] = []
+        for caller in waiting:
+            if isinstance(error, TransientError) and caller.may_wait(now + delay):
+                patient.append(caller)
+            else:
+                caller.fail(error)
+        return (self.again(patient), delay) if patient else None

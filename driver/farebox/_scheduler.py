@@ -1,0 +1,373 @@
+"""Hands callers to connections: shared batches, pipelining, retries, deadlines, back-pressure.
+
+A batch leaves whenever a connection is free of shared batches, or as soon as it is full and there is
+room in a pipeline; no timer is involved. So one caller alone waits for nobody, and ten thousand travel
+in few, full batches. Everything here runs on one event loop; nothing is locked because nothing awaits
+between reading and writing state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from farebox import calls
+from farebox._dsn import Target
+from farebox._queue import Caller, Patience, Share, Unit
+from farebox._wire import Lane, Rows, Statement
+from farebox.calls import Call
+from farebox.errors import (
+    BusyError,
+    ClosedError,
+    DatabaseError,
+    DeadlineExceededError,
+    FareboxError,
+    TransientError,
+)
+from farebox.events import Observer
+
+R = TypeVar("R")
+
+_UNANSWERED = "no answer in time; whether the call took effect is unknown"
+_UNSENT = "not sent in time: nothing happened"
+_AGAIN = "the same call again is safe, and tells"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much at once: connections, statements in flight on each, elements in a batch, waiting callers.
+
+    When `waiting` callers wait already, a further one waits for a place, or gets `BusyError` (`when_full`).
+    """
+
+    connections: int = 4
+    pipeline: int = 4
+    batch: int = 100
+    waiting: int = 10_000
+    when_full: Literal["wait", "raise"] = "wait"
+
+
+@dataclass(slots=True)
+class _Link:
+    lane: Lane
+    shared: int = 0  # shared batches in flight
+
+
+class Scheduler:
+    """Connections to one target and the calls that wait for them. Belongs to the running event loop."""
+
+    def __init__(
+        self, target: Target, limits: Limits, patience: Patience, observer: Observer, *, prepare: bool | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._target = target
+        self._limits = limits
+        self._patience = patience
+        self._observer = observer
+        self._prepare = prepare
+        self._links: dict[Lane, _Link] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._refusals = 0
+        self._connect_after = 0.0
+        self._tickets = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, limits.batch)
+        self._shares = [self._tickets]
+        self._ready: deque[Unit] = deque()
+        self._delayed: dict[Unit, asyncio.TimerHandle] = {}
+        self._waiting = 0
+        self._parked: deque[asyncio.Future[None]] = deque()
+        self._waking = False
+        self._shares_first = True
+        self._closed = False
+        self._quiet: asyncio.Future[None] | None = None
+        self.writes = 0  # answered calls that may have changed something
+
+    # -- what callers do ----------------------------------------------------------------------------------
+
+    async def create_ticket(self, payload: bytes, patience: Patience) -> Any:
+        """One element of a shared batch; returns its row's model."""
+        return await self._wait(payload, patience, self._tickets.waiting.append)
+
+    async def run(
+        self,
+        call: Call[R],
+        parameters: Sequence[bytes | None],
+        patience: Patience,
+        *,
+        first: int = 1,
+        elements: int | None = None,
+        position: int | None = None,
+    ) -> list[R]:
+        """One statement of its own; returns its rows' models. The rest is as with `Caller`."""
+        rows: list[R] = await self._wait(
+            tuple(parameters),
+            patience,
+            lambda caller: self._ready.append(Unit(call, [caller], None)),
+            first=first,
+            elements=elements,
+            position=position,
+        )
+        return rows
+
+    async def close(self, grace: float) -> None:
+        """Fail what was not sent, wait up to `grace` seconds for what was, close the connections."""
+        self._closed = True
+        error = ClosedError("the client was closed before the call was sent")
+        for task in self._connecting:
+            task.cancel()
+        for unit, timer in self._delayed.items():
+            timer.cancel()
+            self._ready.append(unit)
+        self._delayed.clear()
+        for caller in self._queued():
+            caller.fail(error)
+        self._ready.clear()
+        for share in self._shares:
+            share.waiting.clear()
+        for place in self._parked:
+            if not place.done():
+                place.set_exception(error)
+        if any(lane.in_flight for lane in self._links):
+            self._quiet = self._loop.create_future()
+            await asyncio.wait([self._quiet], timeout=grace)
+        for lane in list(self._links):
+            lane.close()
+
+    async def _wait(
+        self,
+        payload: bytes | tuple[bytes | None, ...],
+        patience: Patience,
+        enqueue: Callable[[Caller], object],
+        *,
+        first: int = 1,
+        elements: int | None = None,
+        position: int | None = None,
+    ) -> Any:
+        deadline = math.inf if patience.timeout is None else self._loop.time() + patience.timeout
+        if self._closed:
+            raise ClosedError("the client is closed")
+        if self._waiting >= self._limits.waiting or self._parked:
+            await self._place(deadline)
+        else:
+            self._waiting += 1
+        future: asyncio.Future[Any] = self._loop.create_future()
+        caller = Caller(
+            payload,
+            future,
+            deadline=deadline,
+            attempts=patience.attempts,
+            queued_at=time.perf_counter(),
+            first=first,
+            elements=elements,
+            position=position,
+        )
+        enqueue(caller)
+        self._wake()
+        if deadline == math.inf:
+            return await future
+        timer = self._loop.call_at(deadline, self._expire, caller)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    async def _place(self, deadline: float) -> None:
+        """Wait for a place in the queue, first come first served."""
+        if self._limits.when_full == "raise":
+            raise BusyError(f"{self._waiting} calls wait already")
+        place: asyncio.Future[None] = self._loop.create_future()
+        self._parked.append(place)
+        try:
+            async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self._release(1)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceededError(_UNSENT) from None
+            raise
+
+    def _release(self, places: int) -> None:
+        self._waiting -= places
+        while self._parked and self._waiting < self._limits.waiting:
+            place = self._parked.popleft()
+            if not place.done():
+                place.set_result(None)
+                self._waiting += 1
+
+    def _expire(self, caller: Caller) -> None:
+        if caller.future.done():
+            return
+        unit = caller.unit
+        abandon = None if unit is None else unit.abandon
+        caller.fail(
+            DeadlineExceededError(_UNANSWERED if abandon or caller.failures else _UNSENT, hint=_AGAIN)
+        )
+        if unit is not None and abandon is not None and caller.deadline >= unit.deadline:
+            # The last who waited: either the statement hangs, or the connection is dead and nobody said so.
+            abandon()
+
+    # -- from callers to connections ----------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Dispatch after everything that is ready to run now: callers of the same moment share a batch."""
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._waking = False
+        if self._closed:
+            return
+        while True:
+            for link in sorted(self._links.values(), key=lambda link: link.lane.in_flight):
+                unit = self._next(link) if link.lane.in_flight < self._limits.pipeline else None
+                if unit is not None:
+                    self._send(link, unit)
+                    break
+            else:
+                break
+        self._connect_as_needed()
+
+    def _next(self, link: _Link) -> Unit | None:
+        """What this connection takes next: batches and statements of their own in turn."""
+        self._shares_first = not self._shares_first
+        if self._shares_first:
+            return self._next_batch(link) or self._next_ready()
+        return self._next_ready() or self._next_batch(link)
+
+    def _next_batch(self, link: _Link) -> Unit | None:
+        for share in self._shares:
+            while share.full or (share.waiting and link.shared == 0):
+                callers, places = share.take()
+                self._release(places)
+                if callers:
+                    return Unit.shared(share, callers)
+        return None
+
+    def _next_ready(self) -> Unit | None:
+        while self._ready:
+            unit = self._ready.popleft()
+            self._release(len(unit.callers))
+            callers = [caller for caller in unit.callers if not caller.future.done()]
+            if callers:
+                return unit if len(callers) == len(unit.callers) else unit.again(callers)
+        return None
+
+    def _send(self, link: _Link, unit: Unit) -> None:
+        link.shared += unit.share is not None
+        unit.abandon = link.lane.abort
+        position = unit.callers[0].position
+        link.lane.send(
+            Statement(unit.call, unit.parameters, partial(self._answered, link, unit), position=position)
+        )
+
+    # -- from connections to callers ----------------------------------------------------------------------
+
+    def _answered(self, link: _Link, unit: Unit, statement: Statement, answer: Rows | FareboxError) -> None:
+        link.shared -= unit.share is not None
+        unit.abandon = None
+        attempt = unit.failures + 1
+        models: list[Any] = []
+        error = answer if isinstance(answer, FareboxError) else None
+        if not isinstance(answer, FareboxError):
+            try:
+                models = unit.deliver(answer)
+            except DatabaseError as mismatch:
+                error = mismatch
+        if self._observer.wants_batches:
+            now = time.perf_counter()
+            waited = statement.sent_at - min(caller.queued_at for caller in unit.callers)
+            self._observer.batch(
+                unit.call.function, len(unit.callers), attempt, waited, now - statement.sent_at, models, error
+            )
+        if error is not None:
+            self._failed(unit, error)
+        else:
+            self.writes += unit.call.writes
+
+    def _failed(self, unit: Unit, error: FareboxError) -> None:
+        if unit.may_be_split(error):
+            for half in unit.halves():
+                self._enqueue(half)
+            return
+        if self._closed:
+            for caller in unit.callers:
+                caller.fail(error)
+            return
+        retry = unit.to_retry(error, self._loop.time(), self._patience)
+        if retry is not None:
+            again, delay = retry
+            self._observer.retry(unit.call.function, len(again.callers), again.failures, delay, error)
+            self._delayed[again] = self._loop.call_later(delay, self._resume, again)
+
+    def _resume(self, unit: Unit) -> None:
+        del self._delayed[unit]
+        self._enqueue(unit)
+
+    def _enqueue(self, unit: Unit) -> None:
+        self._ready.append(unit)
+        self._waiting += len(unit.callers)
+        self._wake()
+
+    def _queued(self) -> list[Caller]:
+        """Everybody who waits for a connection."""
+        queued = [caller for unit in self._ready for caller in unit.callers]
+        for share in self._shares:
+            queued.extend(share.waiting)
+        return queued
+
+    # -- connections --------------------------------------------------------------------------------------
+
+    def _on_change(self, lane: Lane) -> None:
+        if lane.lost and self._links.pop(lane, None) is not None and not self._closed:
+            self._observer.connection("lost", self._target, lane.why)
+        if self._quiet is not None and not self._quiet.done() and not any(x.in_flight for x in self._links):
+            self._quiet.set_result(None)
+        self._wake()
+
+    def _connect_as_needed(self) -> None:
+        """Open connections while work waits that none of the open ones can take."""
+        wanted = len(self._ready) + sum(-(-len(share.waiting) // share.limit) for share in self._shares)
+        if wanted == 0 or self._loop.time() < self._connect_after:
+            return
+        if self._refusals:
+            wanted = 1  # A server that refuses is asked by one at a time.
+        wanted = min(wanted, self._limits.connections - len(self._links))
+        while len(self._connecting) < wanted:
+            task = self._loop.create_task(self._connect())
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self) -> None:
+        try:
+            lane = await Lane.open(self._target, prepare=self._prepare, on_change=self._on_change)
+        except FareboxError as error:
+            self._refused(error)
+        else:
+            self._refusals = 0
+            if self._closed:
+                lane.close()
+                return
+            self._links[lane] = _Link(lane)
+            self._observer.connection("opened", self._target)
+        self._wake()
+
+    def _refused(self, error: FareboxError) -> None:
+        """Without any connection, everybody who waits has failed once; with some, there are just fewer."""
+        self._refusals += 1
+        delay = self._patience.delay(self._refusals)
+        self._connect_after = self._loop.time() + delay
+        self._loop.call_at(self._connect_after, self._wake)
+        self._observer.connection("refused", self._target, error)
+        if self._links:
+            return
+        for caller in self._queued():
+            caller.failures += 1
+            if not isinstance(error, TransientError) or not caller.may_wait(self._connect_after):
+                caller.fail(error)
