@@ -101,7 +101,7 @@ def test_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
         "        print('root', farm.root, flush=True)\n"
         "        time.sleep(600)\n"
     )
-    words = "-m pytest -s -c pyproject.toml -p tests.conftest -p no:cacheprovider".split()
+    words = ["-m", "pytest", "-s", "-c", "pyproject.toml", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     run = subprocess.Popen(
         [sys.executable, *words, str(test)],
         cwd=REPO,
