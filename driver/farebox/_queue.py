@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -63,26 +64,17 @@ class Caller:
     )
 
     def __init__(
-        self,
-        payload: bytes | tuple[bytes | None, ...],
-        future: asyncio.Future[Any],
-        *,
-        deadline: float,
-        attempts: int,
-        queued_at: float,
-        first: int = 1,
-        elements: int | None = None,
-        position: int | None = None,
+        self, payload: bytes | tuple[bytes | None, ...], future: asyncio.Future[Any], attempts: int
     ) -> None:
         self.payload = payload
-        self.first = first
-        self.elements = elements
-        self.position = position
         self.future = future
-        self.deadline = deadline
         self.attempts = attempts
-        self.queued_at = queued_at
         self.failures = 0
+        self.deadline = math.inf
+        self.queued_at = 0.0
+        self.first = 1
+        self.elements: int | None = None
+        self.position: int | None = None
         self.unit: Unit | None = None
 
     def may_wait(self, until: float) -> bool:

@@ -12,12 +12,13 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from farebox import calls
+from farebox._deadlines import Deadlines
 from farebox._dsn import Target
 from farebox._queue import Caller, Patience, Share, Unit
 from farebox._wire import Lane, Rows, Statement
@@ -78,6 +79,7 @@ class Scheduler:
         self._tickets = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, limits.batch)
         self._shares = [self._tickets]
         self._ready: deque[Unit] = deque()
+        self._deadlines = Deadlines(self._expire)
         self._delayed: dict[Unit, asyncio.TimerHandle] = {}
         self._waiting = 0
         self._parked: deque[asyncio.Future[None]] = deque()
@@ -89,11 +91,11 @@ class Scheduler:
 
     # -- what callers do ----------------------------------------------------------------------------------
 
-    async def create_ticket(self, payload: bytes, patience: Patience) -> Any:
-        """One element of a shared batch; returns its row's model."""
-        return await self._wait(payload, patience, self._tickets.waiting.append)
+    def create_ticket(self, payload: bytes, patience: Patience) -> Awaitable[Any]:
+        """One element of a shared batch; the result is its row's model."""
+        return self._enter(Caller(payload, self._loop.create_future(), patience.attempts), patience)
 
-    async def run(
+    def run(
         self,
         call: Call[R],
         parameters: Sequence[bytes | None],
@@ -102,17 +104,11 @@ class Scheduler:
         first: int = 1,
         elements: int | None = None,
         position: int | None = None,
-    ) -> list[R]:
-        """One statement of its own; returns its rows' models. The rest is as with `Caller`."""
-        rows: list[R] = await self._wait(
-            tuple(parameters),
-            patience,
-            lambda caller: self._ready.append(Unit(call, [caller], None)),
-            first=first,
-            elements=elements,
-            position=position,
-        )
-        return rows
+    ) -> Awaitable[list[R]]:
+        """One statement of its own; the result is its rows' models. The rest is as with `Caller`."""
+        caller = Caller(tuple(parameters), self._loop.create_future(), patience.attempts)
+        caller.first, caller.elements, caller.position = first, elements, position
+        return self._enter(caller, patience, call)
 
     async def close(self, grace: float) -> None:
         """Fail what was not sent, wait up to `grace` seconds for what was, close the connections."""
@@ -138,43 +134,31 @@ class Scheduler:
         for lane in list(self._links):
             lane.close()
 
-    async def _wait(
-        self,
-        payload: bytes | tuple[bytes | None, ...],
-        patience: Patience,
-        enqueue: Callable[[Caller], object],
-        *,
-        first: int = 1,
-        elements: int | None = None,
-        position: int | None = None,
-    ) -> Any:
-        deadline = math.inf if patience.timeout is None else self._loop.time() + patience.timeout
+    def _enter(self, caller: Caller, patience: Patience, call: Call[Any] | None = None) -> Awaitable[Any]:
+        """Queue the caller; with a `call`, for a statement of its own. No coroutine while there is room."""
         if self._closed:
             raise ClosedError("the client is closed")
+        if patience.timeout is not None:
+            caller.deadline = self._loop.time() + patience.timeout
         if self._waiting >= self._limits.waiting or self._parked:
-            await self._place(deadline)
+            return self._enter_later(caller, patience, call)
+        self._waiting += 1
+        return self._queue(caller, patience, call)
+
+    async def _enter_later(self, caller: Caller, patience: Patience, call: Call[Any] | None) -> Any:
+        await self._place(caller.deadline)
+        return await self._queue(caller, patience, call)
+
+    def _queue(self, caller: Caller, patience: Patience, call: Call[Any] | None) -> asyncio.Future[Any]:
+        caller.queued_at = time.perf_counter()
+        if call is None:
+            self._tickets.waiting.append(caller)
         else:
-            self._waiting += 1
-        future: asyncio.Future[Any] = self._loop.create_future()
-        caller = Caller(
-            payload,
-            future,
-            deadline=deadline,
-            attempts=patience.attempts,
-            queued_at=time.perf_counter(),
-            first=first,
-            elements=elements,
-            position=position,
-        )
-        enqueue(caller)
+            self._ready.append(Unit(call, [caller], None))
+        if patience.timeout is not None:
+            self._deadlines.add(caller, patience.timeout)
         self._wake()
-        if deadline == math.inf:
-            return await future
-        timer = self._loop.call_at(deadline, self._expire, caller)
-        try:
-            return await future
-        finally:
-            timer.cancel()
+        return caller.future
 
     async def _place(self, deadline: float) -> None:
         """Wait for a place in the queue, first come first served."""
@@ -201,8 +185,6 @@ class Scheduler:
                 self._waiting += 1
 
     def _expire(self, caller: Caller) -> None:
-        if caller.future.done():
-            return
         unit = caller.unit
         abandon = None if unit is None else unit.abandon
         caller.fail(

@@ -14,7 +14,6 @@ from farebox import _fork, calls
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._catalog import Catalog
 from farebox._dsn import Target
-from farebox._queue import Patience
 from farebox._replica import Reader
 from farebox._scheduler import Scheduler
 from farebox.calls import Call
@@ -92,6 +91,7 @@ class AsyncFarebox:
             self._settings = Settings(**options)
         except TypeError as error:
             raise UsageError(str(error).replace("Settings.__init__", type(self).__name__)) from None
+        self._patience = self._settings.patience
         read_dsn, listen_dsn = self._settings.read_dsn, self._settings.listen_dsn
         self._target = Target(dsn)
         self._read_target = None if read_dsn is None else Target(read_dsn, spread=True)
@@ -134,14 +134,18 @@ class AsyncFarebox:
         `BusyError`.
         """
         payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
-        return await self._create(payload, self._patience(timeout, None))
+        patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
+        outcome: TicketOutcome = await self._live().primary.create_ticket(payload, patience)
+        return outcome
 
     async def create_ticket_with_retry(
         self, ticket: TicketInput, *, attempts: int = 10, timeout: float = 60.0, strict: bool | None = None
     ) -> TicketOutcome:
         """`create_ticket` with more patience: for callers that rather wait out a server's restart."""
         payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
-        return await self._create(payload, self._patience(timeout, attempts))
+        patience = replace(self._patience, timeout=timeout, attempts=attempts)
+        outcome: TicketOutcome = await self._live().primary.create_ticket(payload, patience)
+        return outcome
 
     async def create_tickets(
         self,
@@ -363,18 +367,6 @@ class AsyncFarebox:
         """What holds for a call: its own choice, or the client's."""
         return self._settings.strict if strict is None else strict
 
-    def _patience(self, timeout: float | None, attempts: int | None) -> Patience:
-        settings = self._settings
-        return Patience(
-            settings.timeout if timeout is None else timeout,
-            settings.attempts if attempts is None else attempts,
-            settings.backoff,
-        )
-
-    async def _create(self, payload: bytes, patience: Patience) -> TicketOutcome:
-        outcome: TicketOutcome = await self._live().primary.create_ticket(payload, patience)
-        return outcome
-
     def width(self, ordered: bool) -> int:
         """How many chunks of a list may be under way at once."""
         return 1 if ordered else self._settings.connections * self._settings.pipeline
@@ -384,7 +376,7 @@ class AsyncFarebox:
         return await self._live().primary.run(
             calls.CREATE_TICKETS,
             (chunk.payload,),
-            self._settings.patience,
+            self._patience,
             first=chunk.first,
             elements=chunk.elements,
         )
@@ -407,7 +399,7 @@ class AsyncFarebox:
 
     async def _run(self, call: Call[R], *arguments: object) -> list[R]:
         return await self._live().primary.run(
-            call, [to_parameter(argument) for argument in arguments], self._settings.patience
+            call, [to_parameter(argument) for argument in arguments], self._patience
         )
 
     async def _read(self, call: Call[R], consistency: Consistency | None, *arguments: object) -> list[R]:
@@ -427,7 +419,7 @@ class AsyncFarebox:
         elements = list(batch)
         payload = encode_many(model, elements, strict=self.strict(strict))
         core = self._live()
-        outcomes = await core.primary.run(call, (payload,), self._settings.patience, elements=len(elements))
+        outcomes = await core.primary.run(call, (payload,), self._patience, elements=len(elements))
         core.catalog.forget("*")
         return outcomes
 

@@ -1,0 +1,46 @@
+"""Deadlines of many calls for the price of few timers.
+
+Calls with the same time-out expire in the order they were made, so one queue and one timer for each
+distinct time-out is enough, and what is answered leaves the queue's head without a heap: a timer for
+each of 10,000 calls would cost more than their batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from farebox._queue import Caller
+
+
+class Deadlines:
+    """Calls `expire` for each caller who is still without an answer at its deadline."""
+
+    def __init__(self, expire: Callable[[Caller], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._expire = expire
+        self._queues: dict[float, deque[Caller]] = {}
+
+    def add(self, caller: Caller, timeout: float) -> None:
+        """Watch a caller whose deadline was set `timeout` seconds ahead when it came."""
+        queue = self._queues.get(timeout)
+        if queue is None:
+            queue = self._queues[timeout] = deque()
+            self._loop.call_at(caller.deadline, self._sweep, timeout)
+        else:
+            while queue and queue[0].future.done():
+                queue.popleft()
+        queue.append(caller)
+
+    def _sweep(self, timeout: float) -> None:
+        queue = self._queues[timeout]
+        now = self._loop.time()
+        while queue and (queue[0].future.done() or queue[0].deadline <= now):
+            caller = queue.popleft()
+            if not caller.future.done():
+                self._expire(caller)
+        if queue:
+            self._loop.call_at(queue[0].deadline, self._sweep, timeout)
+        else:
+            del self._queues[timeout]
