@@ -264,6 +264,16 @@ if os.geteuid() == 0:
         embedded.up()
         assert [path.stat().st_mtime_ns for path in embedded.data_dir.parent.glob("programs-*")] == [made]
 
+    def test_a_strict_umask_does_not_shut_the_servers_account_out(home: Path) -> None:
+        embedded = EmbeddedServer(home / "new" / "newer" / "pgdata")
+        before = os.umask(0o077)
+        try:
+            with psycopg.connect(embedded.up()) as conn:
+                assert conn.execute("select 1").fetchone() == (1,)
+        finally:
+            os.umask(before)
+            embedded.down()
+
     def test_a_home_the_servers_account_cannot_enter_is_named(farm: Farm, home: Path) -> None:
         home.chmod(0o700)
         with pytest.raises(ServerError, match=f"must be able to enter {home}"):

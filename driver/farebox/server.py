@@ -137,7 +137,11 @@ class EmbeddedServer:
     def _locked(self) -> Generator[None]:
         lock = self.data_dir.with_name(f"{self.data_dir.name}.lock")
         try:
-            lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            new = [folder for folder in lock.parents if not folder.exists()]
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            for folder in new:
+                # Whatever the umask: the account that runs root's server has to get through.
+                folder.chmod(0o700 if service_account() is None else 0o755)
             handle = lock.open("a")
         except OSError as error:
             raise ServerError(f"cannot use {lock.parent}: {error.strerror}", hint=_HOME_HINT) from error
