@@ -1,0 +1,54 @@
+-- Purpose: a batch that _read_requests can read, from one that it cannot: non-objects, malformed UUIDs, escapes no text can hold.
+-- Parameters: p_batch, an array.  Returns: the array with an object for each element, holding the known keys; what is malformed is
+--   null there, or stays a value that is refused in its place. No element is judged here.
+set role farebox_owner;
+
+create function farebox._clean_batch(p_batch json)
+returns json
+language plpgsql stable security invoker parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_clean json[] := '{}'::json[];
+  v_element json;
+  v_text text;
+  -- What stands for an escape that no text can hold (NUL, half a surrogate pair): longer than any text that is
+  -- accepted, so a transaction id, phone, OTP or code with it is refused, and an unknown key stays unknown.
+  c_unreadable constant text := repeat('\u0001', 65);
+begin
+  -- A loop, because each element needs an exception handler of its own: one poisoned element must not cost its neighbours.
+  for v_element in select e.value from json_array_elements(p_batch) as e loop
+    begin
+      if position('\u' in v_element::text) > 0 then
+        v_text := replace(v_element::text, '\\', '\u005c');  -- from here on each backslash begins an escape
+        v_text := regexp_replace(v_text, '\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})', '\\P\1\2', 'g');
+        v_text := regexp_replace(v_text, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', replace(c_unreadable, '\', '\\'), 'g');
+        v_text := regexp_replace(v_text, '\\P([0-9a-fA-F]{4})([0-9a-fA-F]{4})', '\\u\1\\u\2', 'g');
+        v_element := v_text::json;
+      end if;
+      v_clean := v_clean || case when json_typeof(v_element) = 'object' then (
+        select json_build_object(
+          'company_id', farebox._uuid(r.company_id),
+          'route_id', farebox._uuid(r.route_id),
+          'passenger_phone', r.passenger_phone,
+          'monime_transaction_id', case when position(repeat(E'\u0001', 65) in r.monime_transaction_id #>> '{}') = 0
+            then r.monime_transaction_id end,
+          'monime_otp', r.monime_otp,
+          'amount', r.amount,
+          'commission_rate', r.commission_rate,
+          'payment_code', r.payment_code)
+        from json_to_record(v_element) as r(company_id text, route_id text, passenger_phone json,
+          monime_transaction_id json, monime_otp json, amount json, commission_rate json, payment_code json)
+      ) else '{}'::json end;
+    exception when data_exception then
+      v_clean := v_clean || '{}'::json;  -- unreadable as a whole: it will be rejected for its transaction id
+    end;
+  end loop;
+  return array_to_json(v_clean);
+end
+$$;
+
+comment on function farebox._clean_batch(json) is
+  'A readable batch from one with non-objects, malformed UUIDs or escapes that no text can hold';
+
+reset role;

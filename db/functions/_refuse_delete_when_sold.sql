@@ -1,0 +1,48 @@
+-- Purpose: what a ticket names cannot be deleted. In place of foreign keys on tickets, which would lock the same few rows for each ticket.
+-- Raises: 23503.  Locks: tickets (share), before any row: create_tickets takes its lock on the table before it reads, so one waits for the other.
+set role farebox_owner;
+
+create function farebox._refuse_delete_when_sold()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_is_sold boolean;
+begin
+  if tg_level = 'STATEMENT' then
+    lock table farebox.tickets in share mode;
+    return null;
+  end if;
+
+  if tg_table_name = 'routes' then
+    v_is_sold := exists (select from farebox.tickets as t where t.company_id = old.company_id and t.route_id = old.id);
+  else
+    v_is_sold := old.used_tickets > 0;
+  end if;
+  if v_is_sold then
+    raise exception using errcode = 'foreign_key_violation',
+      message = format('%s of %s is named by tickets', old.id, tg_table_name),
+      hint = case when tg_table_name = 'routes' then 'set its status to inactive instead' else 'cancel it instead' end;
+  end if;
+  return old;
+end
+$$;
+
+comment on function farebox._refuse_delete_when_sold() is 'Trigger: routes and payment codes that tickets name cannot be deleted';
+
+create trigger routes_lock_tickets before delete on farebox.routes
+for each statement execute function farebox._refuse_delete_when_sold();
+create trigger routes_with_tickets_stay before delete on farebox.routes
+for each row execute function farebox._refuse_delete_when_sold();
+create trigger payment_codes_lock_tickets before delete on farebox.payment_codes
+for each statement execute function farebox._refuse_delete_when_sold();
+create trigger payment_codes_with_tickets_stay before delete on farebox.payment_codes
+for each row execute function farebox._refuse_delete_when_sold();
+
+comment on trigger routes_lock_tickets on farebox.routes is 'No ticket is created while routes are deleted';
+comment on trigger routes_with_tickets_stay on farebox.routes is 'A route that tickets name cannot be deleted';
+comment on trigger payment_codes_lock_tickets on farebox.payment_codes is 'No ticket is created while payment codes are deleted';
+comment on trigger payment_codes_with_tickets_stay on farebox.payment_codes is 'A payment code that tickets name cannot be deleted';
+
+reset role;

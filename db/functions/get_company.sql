@@ -1,0 +1,18 @@
+-- Purpose: one company.
+-- Returns: the company, or no row.
+set role farebox_owner;
+
+create function farebox.get_company(p_company_id uuid)
+returns setof farebox.companies
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select c.* from farebox.companies as c where c.id = p_company_id;
+end
+$$;
+
+comment on function farebox.get_company(uuid) is
+  'One company';
+
+reset role;
