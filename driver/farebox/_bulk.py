@@ -14,7 +14,8 @@ from farebox.models import TicketRequest
 
 T = TypeVar("T")
 
-TicketInput = TicketRequest | Mapping[str, Any]
+TicketInput = TicketRequest | Mapping[str, Any] | bytes
+"""A request, a mapping that becomes one, or its JSON, ready made."""
 
 
 @dataclass(frozen=True, slots=True)

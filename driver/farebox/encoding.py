@@ -14,10 +14,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
 
 from farebox.errors import FieldError, InvalidRequestError, UsageError
 from farebox.models import Request
+
+Element = Request | Mapping[str, Any] | bytes
+"""A request, a mapping that becomes one, or its JSON, ready made."""
 
 _PROBLEMS: Final = {
     ("string_pattern_mismatch", "passenger_phone"): "must be E.164: + and 7 to 15 digits, no leading 0",
@@ -26,14 +29,16 @@ _PROBLEMS: Final = {
 }
 
 
-def encode_one(
-    model: type[Request], value: Request | Mapping[str, Any], *, strict: bool, ordinal: int = 1
-) -> bytes:
+def encode_one(model: type[Request], value: Element, *, strict: bool, ordinal: int = 1) -> bytes:
     """The JSON of one element. Raises `InvalidRequestError`."""
+    if isinstance(value, bytes):
+        if strict:
+            _validated(model, value, ordinal)
+        return value
     if isinstance(value, model):
         request = value
     elif strict:
-        request = _validated(model, [value], ordinal)[0]
+        request = _validated(model, value, ordinal)
     else:
         return _dump_anything(value, ordinal)
     try:
@@ -42,26 +47,23 @@ def encode_one(
         return _dump_anything(request.model_dump(mode="python", exclude_unset=True), ordinal)
 
 
-def encode_many(
-    model: type[Request], values: Sequence[Request | Mapping[str, Any]], *, strict: bool, first: int = 1
-) -> bytes:
+def encode_many(model: type[Request], values: Sequence[Element], *, strict: bool, first: int = 1) -> bytes:
     """The JSON array of the elements.
 
     `first` is the ordinal of the first one. Raises `InvalidRequestError`.
     """
-    if not strict:
-        return join(
-            encode_one(model, value, strict=False, ordinal=number)
-            for number, value in enumerate(values, first)
-        )
-    requests = _validated(model, values, first)
+    if not strict or any(isinstance(value, bytes) for value in values):
+        return _join_encoded(model, values, strict, first)
     try:
-        return _adapter(model).dump_json(requests, exclude_unset=True)
-    except (PydanticSerializationError, UnicodeError):
-        return join(
-            encode_one(model, value, strict=True, ordinal=number)
-            for number, value in enumerate(requests, first)
-        )
+        requests = _adapter(model).validate_python(values)
+    except ValidationError as error:
+        problems = _details(error)
+    else:
+        try:
+            return _adapter(model).dump_json(requests, exclude_unset=True)
+        except (PydanticSerializationError, UnicodeError):
+            return _join_encoded(model, requests, strict, first)
+    raise InvalidRequestError(_field_errors(problems, first))
 
 
 def join(elements: Iterable[bytes]) -> bytes:
@@ -96,15 +98,26 @@ def _adapter(model: type[Request]) -> TypeAdapter[list[Request]]:
     return TypeAdapter(list[model])  # type: ignore[valid-type]
 
 
-def _validated(
-    model: type[Request], values: Sequence[Request | Mapping[str, Any]], first: int
-) -> list[Request]:
+def _join_encoded(model: type[Request], values: Sequence[Element], strict: bool, first: int) -> bytes:
+    return join(
+        encode_one(model, value, strict=strict, ordinal=ordinal)
+        for ordinal, value in enumerate(values, first)
+    )
+
+
+def _validated(model: type[Request], value: Element, ordinal: int) -> Request:
     try:
-        return _adapter(model).validate_python(values)
+        if isinstance(value, bytes):
+            return model.model_validate_json(value)
+        return model.model_validate(value)
     except ValidationError as error:
-        # Neither the input nor the context of an error: both can quote a phone number or an OTP.
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-    raise InvalidRequestError(_field_errors(problems, first))
+        problems = _details(error)
+    raise InvalidRequestError(_field_errors(({**p, "loc": (0, *p["loc"])} for p in problems), ordinal))
+
+
+def _details(error: ValidationError) -> list[ErrorDetails]:
+    # Neither the input nor the context of an error: both can quote a phone number or an OTP.
+    return error.errors(include_url=False, include_context=False, include_input=False)
 
 
 def _field_errors(problems: Iterable[ErrorDetails], first: int) -> Iterator[FieldError]:
@@ -122,7 +135,7 @@ def _dump_anything(value: object, ordinal: int) -> bytes:
         pass
     try:
         # A lone surrogate has no UTF-8, but it has an escape, and the database judges that one too.
-        return json.dumps(value, allow_nan=False, default=str).encode()
-    except (TypeError, ValueError, RecursionError):
+        return json.dumps(to_jsonable_python(value, inf_nan_mode="strings"), allow_nan=False).encode()
+    except (PydanticSerializationError, TypeError, ValueError, RecursionError):
         problem = FieldError(ordinal, "(element)", "has no JSON form")
     raise InvalidRequestError([problem])
