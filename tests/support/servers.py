@@ -39,6 +39,9 @@ _SETTINGS: dict[str, str | int] = {
     "listen_addresses": "127.0.0.1",
     "max_connections": 200,
     "shared_buffers": "128MB",
+    # The files may lie in memory: keep the log of changes short.
+    "max_wal_size": "256MB",
+    "min_wal_size": "32MB",
     "jit": "off",
     # A test that hangs fails, with the statement named, long before a person would lose patience.
     "statement_timeout": "120s",
@@ -146,7 +149,7 @@ class Farm:
     @staticmethod
     def make_root() -> Path:
         """A new folder that the account of the servers can enter, with a path short enough for sockets."""
-        root = Path(tempfile.mkdtemp(prefix="farebox-tests-"))
+        root = Path(tempfile.mkdtemp(prefix="farebox-tests-", dir=_fastest_folder()))
         root.chmod(0o755)
         return root
 
@@ -229,6 +232,19 @@ class Farm:
             for path in (data_dir, *data_dir.rglob("*")):
                 os.chown(path, installation.account.uid, installation.account.gid)
         return secret.read_text()
+
+
+def _fastest_folder() -> str | None:
+    """Memory, where cloning a database takes a tenth of the time; None (the usual folder) if it is small.
+
+    What TMPDIR names is used as it stands.
+    """
+    memory = Path("/dev/shm")
+    if "TMPDIR" in os.environ or not memory.is_dir():
+        return None
+    space = os.statvfs(memory)
+    enough = space.f_bavail * space.f_frsize > 4 << 30
+    return str(memory) if enough and not space.f_flag & os.ST_NOEXEC else None
 
 
 @contextlib.contextmanager
