@@ -32,17 +32,19 @@ def test_the_demo_runs_on_an_empty_database_and_again(blank_db: Database, tmp_pa
     assert new.document["import"]["created"] > 1000
 
 
-def test_the_demo_tells_people_what_happened_and_how_to_go_on(db: Database, tmp_path: Path) -> None:
-    ran = farebox("demo", *PAYMENTS, "--out", tmp_path, dsn=db.dsn)
+def test_the_demo_tells_people_what_happened_and_how_to_go_on(blank_db: Database, tmp_path: Path) -> None:
+    ran = farebox("demo", *PAYMENTS, "--out", tmp_path, dsn=blank_db.dsn)
     assert ran.code == 0
     for text in ("phone_invalid", "code_exhausted", "gross SLE", "all invariants hold", "psql ", "a second"):
         assert text in ran.out
 
 
-def test_the_demo_ends_with_one_when_verify_finds_something(db: Database, tmp_path: Path) -> None:
-    assert farebox("demo", *PAYMENTS, "--seed", 1, "--out", tmp_path, dsn=db.dsn).code == 0
-    db.execute("update farebox.payment_codes set used_tickets = used_tickets - 1 where used_tickets > 0")
-    ran = farebox("demo", *PAYMENTS, "--seed", 1, "--out", tmp_path, "--json", dsn=db.dsn)
+def test_the_demo_ends_with_one_when_verify_finds_something(blank_db: Database, tmp_path: Path) -> None:
+    assert farebox("demo", *PAYMENTS, "--seed", 1, "--out", tmp_path, dsn=blank_db.dsn).code == 0
+    blank_db.execute(
+        "update farebox.payment_codes set used_tickets = used_tickets - 1 where used_tickets > 0"
+    )
+    ran = farebox("demo", *PAYMENTS, "--seed", 1, "--out", tmp_path, "--json", dsn=blank_db.dsn)
     assert ran.code == 1
     assert ran.document["violations"]
 

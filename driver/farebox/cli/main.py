@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from farebox.cli.catalog import code, company, route
@@ -20,12 +22,20 @@ from farebox.cli.tickets import create, import_payments
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="farebox", prog_name="farebox")
-def cli() -> None:
+@click.option("-v", "--verbose", count=True, help="Log what the driver does to stderr; twice: each batch.")
+def cli(verbose: int) -> None:
     """Farebox turns mobile-money payments into bus tickets, exactly once each.
 
     A command works on the database of --dsn, else of FAREBOX_DSN, else on the embedded server (`farebox up`).
     With --json a command prints one JSON object a line, and errors as one on stderr.
     """
+    log = logging.getLogger("farebox")
+    if verbose:
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    else:
+        # Errors end the command and are told then; what was retried with success is no news.
+        log.addHandler(logging.NullHandler())
 
 
 for _command in (

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import IO, Literal, cast
 
-from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -209,4 +208,9 @@ def _console(stream: IO[str]) -> Console:
 
 
 def _print_json(row: Row) -> None:
-    sys.stdout.write(to_json(dict(row)).decode() + "\n")
+    # All in ASCII: a stored request may hold half a surrogate pair, which has no UTF-8 but has an escape.
+    sys.stdout.write(json.dumps(row, default=_json_value) + "\n")
+
+
+def _json_value(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -141,7 +141,9 @@ def import_payments(
 
 def creator(client: Farebox) -> Creator:
     """Creates tickets from JSON as it came, leaving every judgement to the database."""
-    return lambda elements: client.create_tickets(elements, strict=False, chunk_size=len(elements)).outcomes
+    return lambda elements: (
+        client.create_tickets(elements, strict=False, chunk_size=len(elements), ordered=True).outcomes
+    )
 
 
 def run_import(
