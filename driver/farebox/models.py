@@ -47,7 +47,7 @@ def _stripped(value: object) -> object:
 
 def _id(value: object) -> object:
     """PostgreSQL reads more spellings of a UUID than pydantic; the usual one costs nothing here."""
-    if isinstance(value, str) and len(value) != 36:
+    if isinstance(value, str) and (len(value) != 36 or value[8] != "-"):
         try:
             return UUID(value.strip())
         except ValueError:

@@ -1,0 +1,103 @@
+"""A company with a route to sell tickets for, and both clients behind one face."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from farebox import AsyncFarebox, Farebox
+from tests.support.database import Database
+
+
+@dataclass(frozen=True)
+class Shop:
+    """One company, one route, and payments for them."""
+
+    db: Database
+    company: UUID
+    route: UUID
+
+    @property
+    def dsn(self) -> str:
+        return self.db.dsn
+
+    def payment(self, **fields: Any) -> dict[str, Any]:
+        """A payment that becomes a ticket."""
+        return self.db.payment(self.company, self.route, **fields)
+
+    def payments(self, count: int) -> list[dict[str, Any]]:
+        return [self.payment() for _ in range(count)]
+
+    def tickets(self) -> int:
+        """How many there are in the database."""
+        count: int = self.db.value("select count(*) from farebox.tickets")
+        return count
+
+    def assert_sound(self, tickets: int) -> None:
+        """So many tickets, and no invariant is broken."""
+        assert self.tickets() == tickets
+        assert self.db.execute("select * from farebox.verify()") == []
+
+
+def open_shop(db: Database) -> Shop:
+    company = db.company()
+    return Shop(db, company, db.route(company))
+
+
+@pytest.fixture
+def shop(db: Database) -> Shop:
+    return open_shop(db)
+
+
+@pytest.fixture
+def own_shop(own_db: Database) -> Shop:
+    """On a server of the test's own."""
+    return open_shop(own_db)
+
+
+Call = Callable[..., Any]
+
+
+class Client:
+    """Either client, called alike: `client("create_ticket", payment)`. Streams come back as lists."""
+
+    def __init__(self, real: AsyncFarebox | Farebox, runner: asyncio.Runner) -> None:
+        self.real = real
+        self._runner = runner
+
+    def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(self.real, method)(*args, **kwargs)
+        if inspect.isasyncgen(result):
+            return self._runner.run(_collected(result))
+        if inspect.isgenerator(result):
+            return list(result)
+        return self._runner.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+
+async def _collected(stream: Any) -> list[Any]:
+    return [item async for item in stream]
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+@pytest.fixture(params=[AsyncFarebox, Farebox], ids=["async", "sync"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Call]:
+    """`connect(dsn, **options)` gives a `Client`; the test runs with each of the two."""
+    with asyncio.Runner() as runner:
+        clients: list[Client] = []
+
+        def make(dsn: str, **options: Any) -> Client:
+            clients.append(Client(request.param(dsn, **options), runner))
+            return clients[-1]
+
+        yield make
+        for client in clients:
+            client("close")
