@@ -22,7 +22,7 @@
 \ir functions/_timestamp.sql
 \ir functions/_commission.sql
 \ir functions/_code_refusal.sql
-\ir functions/_check_batch.sql
+\ir functions/_batch_length.sql
 \ir functions/_check_limit.sql
 \ir functions/_clean_batch.sql
 \ir functions/_read_requests.sql

@@ -7,7 +7,6 @@ set role farebox_owner;
 create function farebox._allocate_codes(
   p_requests farebox._ticket_request[], out requests farebox._ticket_request[], out runs_out boolean, out winners int)
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_payment int[];  -- of each candidate in order: the number of its payment, of its code (null without one), its ordinal

@@ -5,7 +5,6 @@ set role farebox_owner;
 create function farebox._check_limit(p_limit int, p_most int)
 returns void
 language plpgsql immutable security invoker parallel safe
-set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_limit is null or p_limit not between 1 and p_most then

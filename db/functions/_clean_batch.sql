@@ -6,7 +6,6 @@ set role farebox_owner;
 create function farebox._clean_batch(p_batch json)
 returns json
 language plpgsql stable security invoker parallel safe
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_clean json[] := '{}'::json[];

@@ -7,7 +7,6 @@ set role farebox_owner;
 create function farebox._insert_tickets(
   p_requests farebox._ticket_request[], p_now timestamptz, out created int)
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 begin
   with created as (

@@ -5,7 +5,6 @@ set role farebox_owner;
 create function farebox._json_object(p_element json)
 returns jsonb
 language plpgsql immutable strict security invoker parallel safe
-set search_path = pg_catalog, pg_temp
 as $$
 begin
   if json_typeof(p_element) = 'object' then

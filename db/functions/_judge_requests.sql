@@ -6,7 +6,6 @@ set role farebox_owner;
 create function farebox._judge_requests(p_requests farebox._ticket_request[], p_created int)
 returns farebox.ticket_outcome[]
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes farebox.ticket_outcome[];

@@ -7,7 +7,6 @@ create function farebox._keep_unapplied_payments(
   p_batch json, p_requests farebox._ticket_request[], p_outcomes farebox.ticket_outcome[], p_now timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 begin
   with element as (

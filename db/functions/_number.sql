@@ -6,7 +6,6 @@ set role farebox_owner;
 create function farebox._number(p_text text, p_low numeric, p_high numeric, p_scale int)
 returns numeric
 language plpgsql immutable strict security invoker parallel safe
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := farebox._trimmed(p_text);

@@ -1,12 +1,12 @@
 -- Purpose: the elements of a batch, normalised, each with the first reason that speaks against a ticket, by format and catalog.
 -- Parameters: p_batch, an array; p_now.
--- Returns: the requests in order; whether an open unapplied payment is among them. Reason `known`: it carries a code and has its ticket already.
+-- Returns: the requests in order; whether any names a code; whether an open unapplied payment is among them. Reason `known`: it carries a code and has its ticket already.
 -- Raises: data exceptions for what json_to_recordset cannot read; the caller cleans the batch then.
 set role farebox_owner;
 
-create function farebox._read_requests(p_batch json, p_now timestamptz, out requests farebox._ticket_request[], out has_unapplied boolean)
+create function farebox._read_requests(p_batch json, p_now timestamptz,
+  out requests farebox._ticket_request[], out has_code boolean, out has_unapplied boolean)
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- One time-ordered id a batch, its last four digits replaced by the ordinal: drawing each by itself would cost as much as
@@ -86,8 +86,9 @@ begin
         else farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now)
       end,
       (v_id_prefix || lpad(to_hex(e.ordinal), 4, '0'))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
+    coalesce(bool_or(k.id is not null), false),
     coalesce(bool_or(u.is_open), false)
-  into requests, has_unapplied
+  into requests, has_code, has_unapplied
   from element as e
   left join place as p on p.company_id = e.company_id and p.route_id = e.route_id
   left join lateral (

@@ -5,7 +5,6 @@ set role farebox_owner;
 
 create function farebox._record_transactions(p_tickets farebox._ticket_request[], p_now timestamptz, out written int, out all_stand boolean)
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_ticket farebox._ticket_request;

@@ -5,7 +5,6 @@ set role farebox_owner;
 create function farebox._refuse_codes(p_requests farebox._ticket_request[], p_now timestamptz)
 returns farebox._ticket_request[]
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_requests farebox._ticket_request[] := p_requests;

@@ -6,7 +6,6 @@ set role farebox_owner;
 create function farebox._repair_records(p_outcomes farebox.ticket_outcome[], p_now timestamptz, p_write boolean)
 returns farebox.ticket_outcome[]
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_missing farebox._ticket_request[];

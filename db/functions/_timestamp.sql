@@ -5,7 +5,6 @@ set role farebox_owner;
 create function farebox._timestamp(p_text text)
 returns timestamptz
 language plpgsql stable strict security invoker parallel safe
-set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_text collate "C" ~* '^[0-9]{4}-[0-9]{2}-[0-9]{2}[t ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?( ?(z|[-+][0-9]{2}(:?[0-9]{2})?))$' then

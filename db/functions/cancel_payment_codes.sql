@@ -9,7 +9,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform farebox._check_batch(p_batch);
+  perform farebox._batch_length(p_batch);
 
   perform from farebox.payment_codes as k
   where k.code = any (array(

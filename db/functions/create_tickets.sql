@@ -14,63 +14,58 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_requests farebox._ticket_request[];
-  v_candidates farebox._ticket_request[];
-  v_outcomes farebox.ticket_outcome[];
-  v_has_unapplied boolean;
-  v_codes uuid[];
-  v_runs_out boolean;
-  v_winners int;
-  v_created int;
-  v_recorded boolean;
+  v_length int := farebox._batch_length(p_batch);
   v_now timestamptz := farebox._now();
+  v_read record;
+  v_requests farebox._ticket_request[];
+  v_codes uuid[];
+  v_allocated record;
+  v_created int;
+  v_recorded record;
+  v_outcomes farebox.ticket_outcome[];
 begin
-  perform farebox._check_batch(p_batch);
-
   -- Before anything is read: whoever deletes a route or a code waits for us or has finished (see _refuse_delete_when_sold).
   lock table farebox.tickets in row exclusive mode;
 
   begin
-    select r.requests, r.has_unapplied into v_requests, v_has_unapplied
-    from farebox._read_requests(p_batch, v_now) as r;
+    v_read := farebox._read_requests(p_batch, v_now);
   exception when data_exception then
-    select r.requests, r.has_unapplied into v_requests, v_has_unapplied
-    from farebox._read_requests(farebox._clean_batch(p_batch), v_now) as r;
+    v_read := farebox._read_requests(farebox._clean_batch(p_batch), v_now);
   end;
+  v_requests := v_read.requests;
 
-  v_codes := array(
-    select distinct r.payment_code_id from unnest(v_requests) as r
-    where r.reason is null and r.payment_code_id is not null);
-  if v_codes = '{}' then
+  if not v_read.has_code then
     v_created := farebox._insert_tickets(v_requests, v_now);
   else
+    v_codes := array(
+      select distinct r.payment_code_id from unnest(v_requests) as r
+      where r.reason is null and r.payment_code_id is not null);
     perform from farebox.payment_codes as k where k.id = any (v_codes) order by k.id for no key update;
     v_now := farebox._now();
     v_requests := farebox._refuse_codes(v_requests, v_now);
     -- A loop, because where a code runs out inside the batch, a ticket lost to another caller frees a use for an element that
     -- was refused. Then all is taken back, so that the tickets are again written in their one order, and allocated anew.
     loop
-      select a.requests, a.runs_out, a.winners into v_candidates, v_runs_out, v_winners
-      from farebox._allocate_codes(v_requests) as a;
-      if not v_runs_out then
-        v_created := farebox._insert_tickets(v_candidates, v_now);
+      v_allocated := farebox._allocate_codes(v_requests);
+      if not v_allocated.runs_out then
+        v_created := farebox._insert_tickets(v_allocated.requests, v_now);
         exit;
       end if;
       begin
-        v_created := farebox._insert_tickets(v_candidates, v_now);
-        exit when v_created = v_winners;
+        v_created := farebox._insert_tickets(v_allocated.requests, v_now);
+        exit when v_created = v_allocated.winners;
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
         v_requests := farebox._recognise_tickets(v_requests);
       end;
     end loop;
-    v_requests := v_candidates;
+    v_requests := v_allocated.requests;
   end if;
 
   -- The short way of what nearly all batches are: every element became a ticket.
-  if v_created = cardinality(v_requests) and not v_has_unapplied then
-    select t.all_stand into v_recorded from farebox._record_transactions(v_requests, v_now) as t;
-    if v_recorded then
+  if v_created = v_length and not v_read.has_unapplied then
+    v_recorded := farebox._record_transactions(v_requests, v_now);
+    if v_recorded.all_stand then
       return query
         select r.ordinal, r.given_id, 'created', null::text, r.ticket_id, null::uuid, null::text[], true
         from unnest(v_requests) as r;
@@ -82,7 +77,7 @@ begin
   if exists (select from unnest(v_outcomes) as o where o.ticket_id is not null and not o.transaction_recorded) then
     v_outcomes := farebox._repair_records(v_outcomes, v_now, p_write => v_recorded is null);
   end if;
-  if v_has_unapplied or exists (select from unnest(v_outcomes) as o where o.outcome = 'rejected') then
+  if v_read.has_unapplied or exists (select from unnest(v_outcomes) as o where o.outcome = 'rejected') then
     perform farebox._keep_unapplied_payments(p_batch, v_requests, v_outcomes, v_now);
   end if;
   return query select o.* from unnest(v_outcomes) as o;

@@ -16,7 +16,7 @@ declare
   v_outcome text;
   v_reason text;
 begin
-  perform farebox._check_batch(p_batch);
+  perform farebox._batch_length(p_batch);
 
   -- The issued codes of the batch are locked first, in the one order that create_tickets locks them in.
   perform from farebox.payment_codes as k

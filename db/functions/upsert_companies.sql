@@ -16,7 +16,7 @@ declare
   v_outcome text;
   v_reason text;
 begin
-  perform farebox._check_batch(p_batch);
+  perform farebox._batch_length(p_batch);
 
   -- A loop, because a company may stand in the batch twice and the second change builds on the first. By id, so that two
   -- callers lock in one direction; elements of one id keep their order, and those of different ids do not touch each other.

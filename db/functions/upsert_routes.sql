@@ -16,7 +16,7 @@ declare
   v_outcome text;
   v_reason text;
 begin
-  perform farebox._check_batch(p_batch);
+  perform farebox._batch_length(p_batch);
 
   -- A loop, by id: as in upsert_companies.
   for v_element in

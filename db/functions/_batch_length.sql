@@ -1,12 +1,13 @@
 -- Purpose: what every batch function asks of its argument.
--- Parameters: p_batch.  Returns: nothing.  Raises: TK001 not an array, TK002 longer than 10,000.
+-- Parameters: p_batch.  Returns: its length.  Raises: TK001 not an array, TK002 longer than 10,000.
 set role farebox_owner;
 
-create function farebox._check_batch(p_batch json)
-returns void
+create function farebox._batch_length(p_batch json)
+returns int
 language plpgsql immutable security invoker parallel safe
-set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_length int;
 begin
   if p_batch is null or json_typeof(p_batch) <> 'array' then
     raise exception using errcode = 'TK001',
@@ -14,15 +15,17 @@ begin
       detail = format('it is %s', coalesce('of JSON type ' || json_typeof(p_batch), 'null')),
       hint = 'pass an array of objects: [{"company_id": …}, …]';
   end if;
-  if json_array_length(p_batch) > 10000 then
+  v_length := json_array_length(p_batch);
+  if v_length > 10000 then
     raise exception using errcode = 'TK002',
       message = 'the batch is longer than 10,000',
-      detail = format('it has %s elements', json_array_length(p_batch)),
+      detail = format('it has %s elements', v_length),
       hint = 'send it in batches of 10,000 or fewer';
   end if;
+  return v_length;
 end
 $$;
 
-comment on function farebox._check_batch(json) is 'Raises when a batch is not an array (TK001) or longer than 10,000 (TK002)';
+comment on function farebox._batch_length(json) is 'Internal: the length of a batch; raises TK001 when it is no array, TK002 when it is longer than 10,000';
 
 reset role;
