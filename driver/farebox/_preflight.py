@@ -107,6 +107,16 @@ def require_rights(conn: psycopg.Connection[Any], *, to_apply: bool) -> None:
         )
 
 
+def refuse_strange_schema(conn: psycopg.Connection[Any]) -> None:
+    """Raises MigrationError when there is a schema ``farebox`` in a database with no migration noted."""
+    if _one_row(conn, "select to_regnamespace('farebox') is not null")[0]:
+        raise MigrationError(
+            "the schema farebox exists, but no migration is noted in this database",
+            hint="It was loaded from db/, or applied by a yoyo whose URL lacks ?schema=farebox_migrations, or is not "
+            "Farebox's at all. If it is what the migrations make, note them with `yoyo mark`; else drop or rename it.",
+        )
+
+
 def _one_row(conn: psycopg.Connection[Any], query: str, params: Any = None) -> Any:
     row = conn.execute(query.encode(), params).fetchone()
     assert row is not None, query

@@ -54,7 +54,12 @@ class Backend(PostgresqlPsycopgBackend):
     def connect(self, dburi: str) -> psycopg.Connection[tuple[Any, ...]]:
         """Connects in autocommit mode; yoyo sends BEGIN and COMMIT itself."""
         return psycopg.connect(
-            dburi, autocommit=True, prepare_threshold=None, application_name=APPLICATION_NAME
+            dburi,
+            autocommit=True,
+            prepare_threshold=None,
+            application_name=APPLICATION_NAME,
+            # Whatever PGCLIENTENCODING says: the files are UTF-8.
+            client_encoding="UTF8",
         )
 
     def quote_identifier(self, s: str) -> str:

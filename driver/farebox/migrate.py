@@ -18,7 +18,7 @@ from yoyo.exceptions import BadMigration
 from yoyo.migrations import Migration
 
 from farebox._migration_files import MigrationFile, read_files
-from farebox._preflight import check_server, require_rights
+from farebox._preflight import check_server, refuse_strange_schema, require_rights
 from farebox._script import script
 from farebox._yoyo import DDL_LOCK_SECONDS, SCHEMA, Backend
 from farebox.errors import FareboxError, MigrationError, map_error
@@ -68,6 +68,8 @@ def apply(
             _refuse(
                 [state.id for state in states if state.edited], "edited after it was applied to this database"
             )
+            if not any(state.applied_at for state in states):
+                refuse_strange_schema(backend.connection)
             pending = {state.id for state in states if state.applied_at is None}
             return _run(backend, [file for file in wanted if file.id in pending], rollback=False)
 
@@ -88,6 +90,8 @@ def rollback(
     would roll back something else than ``expected``, which is what a preview had shown.
     """
     files = _complete(read_files(folder))
+    if target is not None:
+        _index(files, target)
     with _backend(dsn) as backend:
         check_server(backend.connection)
         require_rights(backend.connection, to_apply=False)

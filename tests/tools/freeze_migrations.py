@@ -36,34 +36,35 @@ _RETURNS = re.compile(
     r"create (?:or replace )?function (farebox\.\w+).*?\sreturns\s+(.*?)\s+language\s", re.DOTALL
 )
 
-# Roles belong to the whole cluster. One goes only when no database uses it and nobody but whoever rolls back
-# is a member; the server itself refuses to drop a role that owns or may do anything in any database.
+# Roles belong to the whole cluster. They go together, and only when no database uses any of them and nobody
+# but whoever rolls back is a member. The server knows the first: it refuses to drop a role that owns a thing
+# in another database, and there farebox_owner owns the schema from the first migration on.
 _UNDO_ROLES = """\
 do $$
 declare
+  v_roles constant text[] := array[
+    'farebox_owner', 'farebox_app', 'farebox_worker', 'farebox_company', 'farebox_admin'];
   v_role text;
+  v_members text;
 begin
-  foreach v_role in array array[
-    'farebox_app', 'farebox_worker', 'farebox_company', 'farebox_admin', 'farebox_owner'
-  ] loop
-    begin
-      if exists (
-        select from pg_catalog.pg_auth_members as m
-        join pg_catalog.pg_roles as g on g.oid = m.roleid
-        join pg_catalog.pg_roles as u on u.oid = m.member
-        where g.rolname = v_role and u.rolname <> current_user
-          -- Since PostgreSQL 16 whoever created a role may administer it; that alone is no use of it.
-          and coalesce(
-            (to_jsonb(m) ->> 'set_option')::boolean or (to_jsonb(m) ->> 'inherit_option')::boolean, true)
-      ) then
-        raise notice 'role % has members and stays', v_role;
-      else
-        execute format('drop role if exists %I', v_role);
-      end if;
-    exception when dependent_objects_still_exist or insufficient_privilege then
-      raise notice 'role % stays: %', v_role, sqlerrm;
-    end;
+  select string_agg(format('%s in %s', u.rolname, g.rolname), ', ' order by g.rolname, u.rolname)
+  into v_members
+  from pg_catalog.pg_auth_members as m
+  join pg_catalog.pg_roles as g on g.oid = m.roleid
+  join pg_catalog.pg_roles as u on u.oid = m.member
+  where g.rolname = any(v_roles) and u.rolname <> current_user and u.rolname <> all(v_roles)
+    -- Since PostgreSQL 16 whoever created a role may administer it; that alone is no use of it.
+    and coalesce(
+      (to_jsonb(m) ->> 'set_option')::boolean or (to_jsonb(m) ->> 'inherit_option')::boolean, true);
+  if v_members is not null then
+    raise notice 'the roles of farebox stay, they have members: %', v_members;
+    return;
+  end if;
+  foreach v_role in array v_roles loop
+    execute format('drop role if exists %I', v_role);
   end loop;
+exception when dependent_objects_still_exist or insufficient_privilege then
+  raise notice 'the roles of farebox stay: %', sqlerrm;
 end
 $$;
 """
