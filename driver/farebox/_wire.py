@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -141,7 +140,7 @@ class Lane:
 
         Its `finish` is called with rows or an error, in any case, later.
         """
-        statement.sent_at = time.perf_counter()
+        statement.sent_at = self._loop.time()
         self._in_flight.append(statement)
         try:
             if statement.position is not None:
@@ -164,6 +163,11 @@ class Lane:
             statement.prepares = True
             self._pg.send_prepare(name, call.sql.encode())
         self._pg.send_query_prepared(name, statement.parameters, result_format=Format.BINARY)
+
+    def poll(self) -> None:
+        """Take the answers that have arrived without waiting for the event loop to say so."""
+        if self._in_flight and not self.lost:
+            self._on_readable()
 
     def abort(self) -> None:
         """Give the connection up.
