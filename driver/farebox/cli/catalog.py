@@ -21,7 +21,7 @@ _Item = TypeVar("_Item", bound=BaseModel)
 PAGE = 1000
 """Rows fetched, and elements sent, at once."""
 
-_OUTCOME_COLUMNS = (Column("ordinal", "count", "#"), Column("outcome"), Column("reason"), Column("id"))
+_OUTCOME_COLUMNS = (Column("ordinal", "count", "#"), Column("outcome"), Column("reason"), Column("id", "id"))
 
 _file = click.option(
     "--file",
@@ -67,7 +67,7 @@ def add_company(session: Session, /, source: Any, **fields: str | None) -> None:
 def list_companies(session: Session, limit: int, everything: bool, after: UUID | None) -> None:
     """List companies, oldest first."""
     columns = (
-        Column("id"),
+        Column("id", "id"),
         Column("name"),
         Column("status"),
         Column("commission_rate", heading="commission"),
@@ -108,7 +108,7 @@ def add_route(session: Session, /, source: Any, **fields: str | None) -> None:
 def list_routes(session: Session, company_id: UUID, limit: int, everything: bool, after: UUID | None) -> None:
     """List the routes of a company, oldest first."""
     columns = (
-        Column("id"),
+        Column("id", "id"),
         Column("name"),
         Column("origin"),
         Column("destination"),
@@ -175,13 +175,13 @@ def expire_codes(session: Session) -> None:
 def list_codes(session: Session, company_id: UUID, limit: int, everything: bool, after: UUID | None) -> None:
     """List the payment codes of a company, oldest first."""
     columns = (
-        Column("id"),
+        Column("id", "id"),
         Column("code"),
         Column("status"),
         Column("used_tickets", "count", "used"),
         Column("total_tickets", "count", "of"),
-        Column("expires_at"),
-        Column("route_id", heading="only on route"),
+        Column("expires_at", "time"),
+        Column("route_id", "id", "only on route"),
     )
     with session.connect() as client:
         _list(

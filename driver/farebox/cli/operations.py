@@ -14,14 +14,12 @@ from farebox.cli.session import Session, with_session
 from farebox.models import UnappliedPayment
 
 _UNAPPLIED_COLUMNS = (
-    Column("monime_transaction_id", heading="transaction"),
-    Column("reason"),
-    Column("company_id", heading="company"),
+    Column("monime_transaction_id", "id", "transaction"),
+    Column("reason", "id"),
     Column("attempts", "count"),
-    Column("first_seen_at", "time", "first seen"),
-    Column("last_seen_at", "time", "last seen"),
-    Column("ticket_id", heading="resolved by ticket"),
+    Column("company_id", heading="company"),
 )
+_RESOLVED_COLUMNS = (*_UNAPPLIED_COLUMNS, Column("ticket_id", "id", "ticket"))
 
 
 @click.group()
@@ -45,7 +43,8 @@ def list_unapplied(
     hidden = set[str]() if with_request else {"request", "earlier_requests"}
     with session.connect() as client:
         payments = _unapplied(client, reason, resolved, None if everything else limit)
-        session.out.rows((payment.model_dump(exclude=hidden) for payment in payments), _UNAPPLIED_COLUMNS)
+        columns = _RESOLVED_COLUMNS if resolved else _UNAPPLIED_COLUMNS
+        session.out.rows((payment.model_dump(exclude=hidden) for payment in payments), columns)
 
 
 @unapplied.command("apply")
@@ -63,10 +62,10 @@ def apply_unapplied(session: Session, reason: str | None, limit: int) -> None:
     with session.connect() as client:
         outcomes = client.apply_unapplied_payments(limit, reason)
     columns = (
-        Column("monime_transaction_id", heading="transaction"),
+        Column("monime_transaction_id", "id", "transaction"),
         Column("outcome"),
         Column("reason"),
-        Column("ticket_id", heading="ticket"),
+        Column("ticket_id", "id", "ticket"),
     )
     session.out.rows((outcome.model_dump() for outcome in outcomes), columns)
     applied = sum(outcome.ok for outcome in outcomes)

@@ -105,9 +105,10 @@ class Failure(Exception):  # noqa: N818 - it ends a command, nobody catches it
             return
         console = _console(sys.stderr)
         code = f" [{self.sqlstate}]" if self.sqlstate else ""
-        console.print(Text("error: ", style="bold red") + Text(printable(self.message) + code))
+        message = printable(" ".join(self.message.split()))
+        console.print(Text.assemble(("error: ", "bold red"), message, code))
         if self.hint:
-            console.print(Text("hint:  ", style="bold") + Text(printable(self.hint)))
+            console.print(Text.assemble(("hint:  ", "bold"), printable(self.hint)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Column:
     """A column of a table: the row's key, how to show it, and the heading (default: the key in words)."""
 
     key: str
-    kind: Literal["text", "count", "money", "time"] = "text"
+    kind: Literal["text", "id", "count", "money", "time"] = "text"
     heading: str = ""
 
 
@@ -143,7 +144,9 @@ class Output:
         for column in columns:
             right = column.kind in ("count", "money")
             heading = column.heading or column.key.replace("_", " ")
-            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+            # What people copy stays in one piece where the terminal has the room.
+            whole = column.kind in ("id", "time")
+            table.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=whole)
         for row in rows:
             table.add_row(*(Text(_cell(row.get(column.key), column.kind)) for column in columns))
         self.console.print(table if table.row_count else Text("nothing"))
@@ -167,7 +170,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """A line on stderr, with JSON too: something that is no failure but should be known."""
-        self.err.print(Text("warning: ", style="yellow") + Text(printable(text)))
+        self.err.print(Text.assemble(("warning: ", "yellow"), printable(text)))
 
 
 def printable(text: str) -> str:

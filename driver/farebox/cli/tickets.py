@@ -22,12 +22,12 @@ CREATE_LIMIT = 10_000
 
 _OUTCOME_COLUMNS = (
     Column("ordinal", "count", "#"),
-    Column("monime_transaction_id", heading="transaction"),
+    Column("monime_transaction_id", "id", "transaction"),
     Column("outcome"),
     Column("reason"),
     Column("differing"),
-    Column("ticket_id", heading="ticket"),
-    Column("existing_ticket_id", heading="existing ticket"),
+    Column("ticket_id", "id", "ticket"),
+    Column("existing_ticket_id", "id", "existing ticket"),
 )
 
 
