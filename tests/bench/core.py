@@ -1,0 +1,182 @@
+"""The SQL core against its floor: ``create_tickets`` beside COPY into copies of the same tables, in one run.
+
+Each round runs every contender once, in turn, on the same server and the same durable settings; medians of the
+rounds and their ratios are printed. Both sides get ready-made text, so that no client is measured. The floor is COPY
+of tickets and of transaction records, one transaction a batch, into tables with the same columns, constraints and
+indexes; it checks nothing, looks nothing up and answers nothing.
+
+    python -m tests.bench core --server pg15 --batch 100
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from tests.bench.support import bench_database
+
+_CODE = "BENCH-HOT"
+
+
+@dataclass
+class Catalog:
+    """Companies with a route each, and a payment code each that never runs out."""
+
+    places: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    @classmethod
+    def make(cls, conn: psycopg.Connection[Any], companies: int) -> "Catalog":
+        catalog = cls([(str(uuid.uuid4()), str(uuid.uuid4())) for _ in range(companies)])
+        with conn.cursor() as cur:
+            cur.executemany(
+                "insert into farebox.companies (id, name) values (%s, 'Bench')", [(c,) for c, _ in catalog.places]
+            )
+            cur.executemany(
+                "insert into farebox.routes (id, company_id, name, origin, destination, fare)"
+                " values (%s, %s, 'Bench', 'A', 'B', 5000)",
+                [(r, c) for c, r in catalog.places],
+            )
+            cur.executemany(
+                "insert into farebox.payment_codes (company_id, code, total_tickets) values (%s, %s, 2000000000)",
+                [(c, f"{_CODE}-{c}") for c, _ in catalog.places],
+            )
+        return catalog
+
+    def requests(self, count: int, *, coded: float = 0.0) -> list[dict[str, Any]]:
+        """New payments of random companies; the share ``coded`` of them carries the company's code."""
+        requests: list[dict[str, Any]] = []
+        for _ in range(count):
+            company, route = random.choice(self.places)
+            request: dict[str, Any] = {
+                "company_id": company,
+                "route_id": route,
+                "passenger_phone": f"+23276{random.randrange(10**6):06}",
+                "monime_transaction_id": f"pay-{uuid.uuid4().hex}",
+                "monime_otp": f"{random.randrange(10**6):06}",
+                "amount": 5000,
+            }
+            if random.random() < coded:
+                request["payment_code"] = f"{_CODE}-{company}"
+            requests.append(request)
+        return requests
+
+
+def _uuid_v7() -> uuid.UUID:
+    return uuid.UUID(
+        int=(time.time_ns() // 10**6 << 80)
+        | (7 << 76)
+        | (random.getrandbits(12) << 64)
+        | (2 << 62)
+        | random.getrandbits(62)
+    )
+
+
+def copy_text(requests: list[dict[str, Any]]) -> tuple[str, str]:
+    """The rows of both tables as COPY reads them."""
+    tickets: list[str] = []
+    records: list[str] = []
+    now = "2026-01-01 00:00:00+00"
+    for request in requests:
+        ticket_id = _uuid_v7()
+        company = request["company_id"]
+        tickets.append(
+            f"{ticket_id}\t{company}\t{request['route_id']}\t5000\t{now}\t0.05\t"
+            f"{request['monime_transaction_id']}\t{request['passenger_phone']}\t{request['monime_otp']}\n"
+        )
+        records.append(f"{ticket_id}\t{company}\t5000\t250\t4750\t{now}\n")
+    return "".join(tickets), "".join(records)
+
+
+def run_function(conn: psycopg.Connection[Any], batches: list[str]) -> dict[str, int]:
+    """Sends each batch as its own transaction; returns how often each outcome came back."""
+    outcomes: dict[str, int] = {}
+    with conn.cursor() as cur:
+        for batch in batches:
+            cur.execute("select * from farebox.create_tickets(%s)", (batch,))
+            for row in cur.fetchall():
+                outcomes[row[2]] = outcomes.get(row[2], 0) + 1
+    return outcomes
+
+
+def run_copy(conn: psycopg.Connection[Any], batches: list[tuple[str, str]]) -> None:
+    """Copies each batch in its own transaction."""
+    with conn.cursor() as cur:
+        for tickets, records in batches:
+            with conn.transaction():
+                with cur.copy(
+                    "copy bench.tickets (id, company_id, route_id, amount, created_at, commission_rate,"
+                    " monime_transaction_id, passenger_phone, monime_otp) from stdin"
+                ) as copy:
+                    copy.write(tickets)
+                with cur.copy(
+                    "copy bench.transactions (ticket_id, company_id, amount, commission, net_amount, created_at)"
+                    " from stdin"
+                ) as copy:
+                    copy.write(records)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main(argv: list[str]) -> None:
+    """Runs the comparison and prints it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench core", description=__doc__)
+    parser.add_argument("--server", default="pg15", choices=["pg15", "pg18"])
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=20_000, help="rows of each contender in each round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--companies", type=int, default=10)
+    args = parser.parse_args(argv)
+
+    with bench_database(args.server) as db, db.connect(autocommit=True) as conn:
+        conn.execute("create schema bench")
+        for table in ("tickets", "transactions"):
+            conn.execute(f"create table bench.{table} (like farebox.{table} including all)")
+        catalog = Catalog.make(conn, args.companies)
+        rates: dict[str, list[float]] = {}
+        for round_no in range(args.rounds + 1):
+
+            def batches(coded: float = 0.0) -> list[list[dict[str, Any]]]:
+                return [catalog.requests(args.batch, coded=coded) for _ in range(args.rows // args.batch)]
+
+            created = [json.dumps(b) for b in batches()]
+            coded = [json.dumps(b) for b in batches(0.5)]
+            copied = [copy_text(b) for b in batches()]
+            conflicting = [batch.replace('"amount": 5000', '"amount": 6000') for batch in created]
+            contenders: dict[str, Callable[[], object]] = {
+                "create_tickets": lambda: run_function(conn, created),
+                "COPY (the floor)": lambda: run_copy(conn, copied),
+                "half with codes": lambda: run_function(conn, coded),
+                "duplicates only": lambda: run_function(conn, created),
+                "conflicts only": lambda: run_function(conn, conflicting),
+            }
+            for name, work in contenders.items():
+                rate = args.rows / _timed(work)
+                if round_no:  # the first round only fills caches
+                    rates.setdefault(name, []).append(rate)
+            if round_no == args.rounds // 2:
+                conn.execute("analyze")  # the first half ran on a database that nobody had analysed
+
+        broken = conn.execute("select count(*) from farebox.verify()").fetchone()
+        medians = {name: statistics.median(values) for name, values in rates.items()}
+        base = medians["create_tickets"]
+        floor = medians["COPY (the floor)"]
+        print(f"{args.server}, batches of {args.batch}, {args.rounds} rounds of {args.rows}, {args.companies} companies")
+        for name, rate in medians.items():
+            print(f"  {name:20} {rate:8,.0f}/s   x create_tickets {rate / base:5.2f}   x COPY {rate / floor:5.2f}")
+        half = args.rounds // 2
+        fresh = [a / b for a, b in zip(rates["create_tickets"], rates["COPY (the floor)"], strict=True)]
+        print(
+            f"  over COPY, never analysed {statistics.median(fresh[:half]):.2f},"
+            f" analysed {statistics.median(fresh[half:]):.2f}; verify() found {broken[0] if broken else '?'} problems"
+        )
