@@ -49,6 +49,15 @@ def test_the_demo_ends_with_one_when_verify_finds_something(blank_db: Database, 
     assert ran.document["violations"]
 
 
+def test_the_demo_keeps_out_of_a_database_in_use(db: Database, tmp_path: Path) -> None:
+    company = db.company()
+    ran = farebox("demo", *PAYMENTS, "--out", tmp_path, dsn=db.dsn)
+    assert ran.code == 2
+    assert "--force" in ran.err
+    assert db.execute("select id from farebox.companies") == [(company,)]
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_embedded_server_carries_the_demo(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAREBOX_HOME", str(farm.folder("demo")))
     try:

@@ -16,13 +16,14 @@ import click
 from farebox import Farebox, migrate
 from farebox._cluster import embedded_installation
 from farebox.cli.importer import Tally
-from farebox.cli.output import Column, Exit, Output
+from farebox.cli.output import Column, Exit, Failure, Output
 from farebox.cli.payment_file import PaymentFile
 from farebox.cli.session import Session, shown_dsn, with_session
 from farebox.cli.tickets import creator, outcome_rows, run_import, tally_document
 from farebox.demo.catalogue import COMPANIES
 from farebox.demo.load import Expected, issue_codes, load_catalogue, write_rush
 from farebox.demo.rush import Rush
+from farebox.errors import NotMigratedError
 from farebox.models import Violation
 from farebox.server import EmbeddedServer, default_home
 
@@ -49,8 +50,9 @@ class _Files:
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the generated file goes (default: a new temporary folder).",
 )
+@click.option("--force", is_flag=True, help="Also on a database that holds companies of its own.")
 @with_session
-def demo(session: Session, payments: int, seed: int | None, folder: Path | None) -> None:
+def demo(session: Session, payments: int, seed: int | None, folder: Path | None, force: bool) -> None:
     """Show Farebox at work: a morning rush on Sierra Leone's roads.
 
     Starts the embedded server (unless --dsn or FAREBOX_DSN names a database), migrates it, loads companies
@@ -62,6 +64,8 @@ def demo(session: Session, payments: int, seed: int | None, folder: Path | None)
 
     stage.begin("Database")
     dsn = session.dsn if session.is_dsn_given else EmbeddedServer().up()
+    if not force:
+        _refuse_foreign_database(dsn)
     applied = migrate.apply(dsn)
     stage.end(f"{shown_dsn(dsn)}: {len(applied)} migrations applied")
 
@@ -140,6 +144,22 @@ class _Stage:
     def end(self, result: str) -> None:
         """Its result."""
         self._out.say(f"   {result}  ({time.monotonic() - self._started:.1f} s)")
+
+
+def _refuse_foreign_database(dsn: str) -> None:
+    """FAREBOX_DSN may name a real database: invented companies and tickets have no place there."""
+    own = {company.id for company in COMPANIES}
+    try:
+        with Farebox(dsn) as client:
+            found = {company.id for company in client.list_companies(limit=len(own) + 1)}
+    except NotMigratedError:
+        return
+    if found - own:
+        raise Failure(
+            f"{shown_dsn(dsn)} holds companies that are not the demo's",
+            Exit.USAGE,
+            hint="Name an empty database with --dsn, or add --force to put the demo's beside them.",
+        )
 
 
 def _files(folder: Path | None, seed: int) -> _Files:
