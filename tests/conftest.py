@@ -6,7 +6,7 @@ A test that takes ``db`` runs once on PostgreSQL 15 and once on 18. To run on on
 ============== ==========================================================================================
 ``db``         a database with Farebox in it (cloned from a template), on a shared server
 ``blank_db``   an empty database on a shared server; its roles may exist already, from other databases
-``tap_db``     as ``db``, with pgTAP (and plpgsql_check on PostgreSQL 15)
+``tap_db``     as ``db``, with pgTAP
 ``server``     the shared server of one version
 ``farm``       makes private servers (``with farm.private("pg18") as server``) and folders for FAREBOX_HOME
 ``home``       a folder that FAREBOX_HOME names for the test, for ``EmbeddedServer()`` and ``farebox up``

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import quote
 
 import psycopg
@@ -32,8 +32,8 @@ from tests.support.keeper import CLOSED
 
 VERSIONS = ("pg15", "pg18")
 
-# Debian's pgTAP for PostgreSQL 15 is plain SQL, and loads into any later server that is told where it lies.
-_DEBIAN_15 = Path("/usr/share/postgresql/15")
+# Debian's pgTAP is plain SQL: any server loads it that is told where it lies (PostgreSQL 18 can be told).
+_PGTAP = [path.parents[1] for path in Path("/usr/share/postgresql").glob("*/extension/pgtap.control")]
 
 _SETTINGS: dict[str, str | int] = {
     "listen_addresses": "127.0.0.1",
@@ -60,6 +60,14 @@ _NOT_DURABLE: dict[str, str | int] = {"fsync": "off", "synchronous_commit": "off
 
 class NotAvailableError(Exception):
     """Something this machine lacks; the message says what, and how to get it."""
+
+
+def add_extension(conn: psycopg.Connection[Any], name: LiteralString, package: str) -> None:
+    """Creates an extension that comes from a package of Debian. Raises NotAvailableError."""
+    try:
+        conn.execute(sql.SQL("create extension {}").format(sql.Identifier(name)))
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile) as error:
+        raise NotAvailableError(f"the extension {name} is not installed (Debian: {package})") from error
 
 
 @dataclass(frozen=True)
@@ -125,19 +133,9 @@ class Server:
             with self.connect(name) as inside:
                 load_schema(inside)
                 if tap:
-                    self._add_extensions(inside)
+                    add_extension(inside, "pgtap", "postgresql-15-pgtap")
             conn.execute(sql.SQL("alter database {} allow_connections false").format(sql.Identifier(name)))
         return name
-
-    def _add_extensions(self, conn: psycopg.Connection[tuple[Any, ...]]) -> None:
-        wanted = ["pgtap", *(["plpgsql_check"] if self.major == 15 else [])]
-        for extension in wanted:
-            try:
-                conn.execute(sql.SQL("create extension {}").format(sql.Identifier(extension)))
-            except psycopg.errors.FeatureNotSupported as error:
-                raise NotAvailableError(
-                    f"{extension} is not installed for PostgreSQL 15: {error.diag.message_detail}"
-                ) from error
 
 
 class Farm:
@@ -205,7 +203,7 @@ class Farm:
         cluster = Cluster(data_dir, installation)
         extra: dict[str, str | int] = {"unix_socket_directories": cluster.socket_folder}
         if installation.major >= 18:
-            extra |= {"io_method": "sync", "extension_control_path": f"$system:{_DEBIAN_15}"}
+            extra |= {"io_method": "sync", "extension_control_path": ":".join(["$system", *map(str, _PGTAP)])}
         for attempt in range(5):
             port = free_port()
             cluster.configure(settings | extra | {"port": port})
