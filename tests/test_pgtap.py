@@ -44,9 +44,10 @@ def test_file(tap_db: Database, file: Path) -> None:
         text=True,
         check=False,
     )
-    output = f"{result.stdout}\n{result.stderr}"
-    assert result.returncode == 0, output
-    assert _broken_promises(result.stdout) == [], output
+    # What held is left out of the report.
+    report = [line for line in f"{result.stdout}\n{result.stderr}".splitlines() if not line.startswith("ok ")]
+    assert result.returncode == 0, "\n".join(report)
+    assert _broken_promises(result.stdout) == [], "\n".join(report)
 
 
 def test_all_files_by_pg_prove(tap_db: Database) -> None:
