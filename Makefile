@@ -38,8 +38,8 @@ apt: ## what the tests need from Debian: PostgreSQL 15, pgTAP, plpgsql_check, pg
 bench: .venv/.bench ## the benchmarks
 	$(BIN)/python -m tests.bench
 
-migration: .venv/.dev ## freeze what changed in db/ as the next migration
-	$(BIN)/python -m tests.tools.freeze_migrations
+migration: .venv/.dev ## freeze what changed in db/: NAME=verb-object; without it the unreleased ones anew
+	$(BIN)/python -m tests.tools.freeze_migrations $(if $(NAME),--new $(NAME),--regenerate-unreleased)
 
 clean: ## remove the virtual environment and what tools leave behind; data of the embedded server stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

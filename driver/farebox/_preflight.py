@@ -112,8 +112,9 @@ def refuse_strange_schema(conn: psycopg.Connection[Any]) -> None:
     if _one_row(conn, "select to_regnamespace('farebox') is not null")[0]:
         raise MigrationError(
             "the schema farebox exists, but no migration is noted in this database",
-            hint="It was loaded from db/, or applied by a yoyo whose URL lacks ?schema=farebox_migrations, or is not "
-            "Farebox's at all. If it is what the migrations make, note them with `yoyo mark`; else drop or rename it.",
+            hint="It was loaded from db/, or applied by a yoyo whose URL lacks ?schema=farebox_migrations, "
+            "or is not Farebox's at all. If it is what the migrations make, note them with `yoyo mark`; else "
+            "drop or rename it.",
         )
 
 

@@ -18,8 +18,10 @@ def _acl(acl: LiteralString, kind: LiteralString, owner: LiteralString) -> Liter
     """The privileges as sorted texts ``grantee=PRIVILEGE[*]/grantor``."""
     return f"""(
       select coalesce(array_agg(item order by item), '{{}}') from (
-        select format('%s=%s%s/%s', case x.grantee when 0 then 'PUBLIC' else x.grantee::regrole::text end,
-                      x.privilege_type, case when x.is_grantable then '*' else '' end, x.grantor::regrole) as item
+        select format('%s=%s%s/%s',
+                      case x.grantee when 0 then 'PUBLIC' else x.grantee::regrole::text end,
+                      x.privilege_type, case when x.is_grantable then '*' else '' end,
+                      x.grantor::regrole) as item
         from aclexplode(coalesce({acl}, acldefault('{kind}', {owner}))) as x) as items)"""
 
 
@@ -30,7 +32,8 @@ _QUERIES: dict[str, LiteralString] = {
         from pg_namespace n where {_OURS} order by n.nspname""",
     "relations": f"""
         select c.oid::regclass::text as name, c.relkind, c.relowner::regrole::text as owner, c.relpersistence,
-               {_acl("c.relacl", "r", "c.relowner")} as acl, (select amname from pg_am where oid = c.relam) as am,
+               {_acl("c.relacl", "r", "c.relowner")} as acl,
+               (select amname from pg_am where oid = c.relam) as am,
                (select array_agg(o order by o) from unnest(c.reloptions) o) as options,
                (select array_agg(o order by o) from unnest(t.reloptions) o) as toast_options,
                c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.reltablespace, c.relispartition,
@@ -46,7 +49,8 @@ _QUERIES: dict[str, LiteralString] = {
                a.attstorage, a.attcompression, nullif(a.attstattarget, -1) as statistics, a.attoptions,
                pg_get_expr(d.adbin, d.adrelid) as expression, a.attcollation::regcollation::text as collation,
                {_acl("a.attacl", "c", "c.relowner")} as acl, col_description(c.oid, a.attnum) as comment
-        from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+        from pg_attribute a join pg_class c on c.oid = a.attrelid
+        join pg_namespace n on n.oid = c.relnamespace
         left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
         where {_OURS} and a.attnum > 0 and not a.attisdropped order by 1, 3""",
     "constraints": f"""
@@ -63,7 +67,8 @@ _QUERIES: dict[str, LiteralString] = {
         where {_OURS} order by 1""",
     "functions": f"""
         select p.oid::regprocedure::text as name, p.prokind, p.proowner::regrole::text as owner,
-               {_acl("p.proacl", "f", "p.proowner")} as acl, p.proconfig, p.prosecdef, p.provolatile, p.proparallel,
+               {_acl("p.proacl", "f", "p.proowner")} as acl, p.proconfig,
+               p.prosecdef, p.provolatile, p.proparallel,
                case when p.prokind in ('f', 'p') then pg_get_functiondef(p.oid) end as definition,
                obj_description(p.oid, 'pg_proc') as comment
         from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {_OURS} order by 1""",
@@ -71,7 +76,8 @@ _QUERIES: dict[str, LiteralString] = {
         select t.oid::regtype::text as name, t.typtype, t.typowner::regrole::text as owner,
                {_acl("t.typacl", "T", "t.typowner")} as acl, t.typnotnull, t.typdefault,
                t.typbasetype::regtype::text as base,
-               (select array_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = t.oid),
+               (select array_agg(e.enumlabel order by e.enumsortorder)
+                from pg_enum e where e.enumtypid = t.oid) as labels,
                obj_description(t.oid, 'pg_type') as comment
         from pg_type t join pg_namespace n on n.oid = t.typnamespace where {_OURS} order by 1""",
     "triggers": f"""
@@ -83,7 +89,8 @@ _QUERIES: dict[str, LiteralString] = {
         select p.polrelid::regclass::text as relation, p.polname, p.polcmd, p.polpermissive,
                array(select case r when 0 then 'PUBLIC' else r::regrole::text end
                      from unnest(p.polroles) r order by 1) as roles,
-               pg_get_expr(p.polqual, p.polrelid) as using, pg_get_expr(p.polwithcheck, p.polrelid) as "check",
+               pg_get_expr(p.polqual, p.polrelid) as using,
+               pg_get_expr(p.polwithcheck, p.polrelid) as "check",
                obj_description(p.oid, 'pg_policy') as comment
         from pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace
         where {_OURS} order by 1, 2""",
@@ -96,7 +103,8 @@ _QUERIES: dict[str, LiteralString] = {
         order by 1""",
     "sequences": f"""
         select to_jsonb(s) - 'last_value' as sequence from pg_sequences s
-        join pg_namespace n on n.nspname = s.schemaname where {_OURS} order by s.schemaname, s.sequencename""",
+        join pg_namespace n on n.nspname = s.schemaname where {_OURS}
+        order by s.schemaname, s.sequencename""",
     "default privileges": """
         select d.defaclrole::regrole::text as owner, d.defaclobjtype, n.nspname,
                (select array_agg(item::text order by item::text) from unnest(d.defaclacl) item) as acl
@@ -107,14 +115,16 @@ _QUERIES: dict[str, LiteralString] = {
         union all select 'event trigger', evtname from pg_event_trigger order by 1, 2""",
     "database": f"""
         select d.datdba::regrole::text as owner, {_acl("d.datacl", "d", "d.datdba")} as acl,
-               (select jsonb_agg(jsonb_build_array(s.setrole::regrole, s.setconfig) order by s.setrole::regrole::text)
+               (select jsonb_agg(jsonb_build_array(s.setrole::regrole, s.setconfig)
+                                 order by s.setrole::regrole::text)
                 from pg_db_role_setting s where s.setdatabase = d.oid) as settings
         from pg_database d where d.datname = current_database()""",
 }
 
 _ROLES: LiteralString = """
-    select r.rolname, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin, r.rolreplication,
-           r.rolbypassrls, r.rolconnlimit, r.rolconfig, shobj_description(r.oid, 'pg_authid') as comment,
+    select r.rolname, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin,
+           r.rolreplication, r.rolbypassrls, r.rolconnlimit, r.rolconfig,
+           shobj_description(r.oid, 'pg_authid') as comment,
            array(select (to_jsonb(m) - 'oid' - 'roleid' - 'member' - 'grantor')::text
                         || m.member::regrole || '/' || m.grantor::regrole
                  from pg_auth_members m where m.roleid = r.oid order by 1) as members

@@ -28,13 +28,14 @@ _ROWS: dict[str, LiteralString] = {
     " values (%(id)s, %(id)s, 'Data', 'Freetown', 'Bo', 5000)",
     "payment_codes": "insert into farebox.payment_codes (id, company_id, code, total_tickets, used_tickets)"
     " values (%(id)s, %(id)s, '*1#', 9, 1)",
-    "tickets": "insert into farebox.tickets (id, company_id, route_id, passenger_phone, monime_transaction_id,"
-    " monime_otp, payment_code_id, amount, commission_rate)"
+    "tickets": "insert into farebox.tickets (id, company_id, route_id, passenger_phone,"
+    " monime_transaction_id, monime_otp, payment_code_id, amount, commission_rate)"
     " values (%(id)s, %(id)s, %(id)s, '+23276000001', 'pay-data', '123456', %(id)s, 5000, 0.05)",
     "transactions": "insert into farebox.transactions (ticket_id, company_id, amount, commission, net_amount)"
     " values (%(id)s, %(id)s, 5000, 250, 4750)",
     "unapplied_payments": "insert into farebox.unapplied_payments"
-    " (monime_transaction_id, company_id, request, reason) values ('pay-late', %(id)s, '{}', 'code_exhausted')",
+    " (monime_transaction_id, company_id, request, reason)"
+    " values ('pay-late', %(id)s, '{}', 'code_exhausted')",
     "company_logins": "insert into farebox.company_logins (login, company_id) values ('data', %(id)s)",
 }
 _ID = "0190a8b2-0000-7000-8000-000000000001"
@@ -194,7 +195,8 @@ class Lab:
 
     def yoyo_url(self, database: str, login: str | None = None) -> str:
         """The address as yoyo wants it, with the schema of the bookkeeping."""
-        return f"{self.dsn(database, login).replace('postgresql:', 'postgresql+psycopg:')}?schema=farebox_migrations"
+        url = self.dsn(database, login).replace("postgresql:", "postgresql+psycopg:")
+        return f"{url}?schema=farebox_migrations"
 
     # -- the end ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Every way libpq has of naming a database leads to the same one; plain yoyo takes the URLs the guide shows."""
+"""Every way libpq has of naming a database leads to the same one, and so do the guide's URLs for yoyo."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from farebox._migration_files import read_files
 from tests.migrations.lab import Lab
 
 IDS = [file.id for file in read_files()]
-PASSWORD = "p@ss:w/ord%20 ?#&=+'\"\\ü"  # noqa: S105
+PASSWORD = "p@ss:w/ord%20 ?#&=+'\"\\ü"
 
 
 @pytest.fixture
@@ -74,9 +74,7 @@ def test_service_file(lab: Lab, database: str, tmp_path: Path, monkeypatch: pyte
     assert IDS[0] in lab.yoyo("list", "postgresql+psycopg://?service=buses&schema=farebox_migrations")
 
 
-def test_another_client_encoding_and_search_path(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_client_encoding_and_search_path(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     monkeypatch.setenv("PGOPTIONS", "-c search_path=pg_temp")
     name = lab.database()

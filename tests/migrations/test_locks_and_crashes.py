@@ -20,7 +20,7 @@ def applied(lab: Lab, database: str) -> list[str]:
 
 
 def in_the_way(lab: Lab, database: str) -> Connection:
-    """Applies the first migration and makes the second one wait in the middle, for as long as this is open."""
+    """Applies the first migration and makes the second one wait in the middle, as long as this is open."""
     migrate.apply(lab.dsn(database), target=IDS[0])
     conn = lab.connect(database, autocommit=False)
     conn.execute("create table farebox.tickets ()")
@@ -195,7 +195,8 @@ def test_an_error_about_data_does_not_quote_it(lab: Lab, tmp_path: Path) -> None
     write(
         tmp_path,
         1,
-        "create table public.t (phone text);\ninsert into public.t values ('+23276999999'), ('+23276999999');\n"
+        "create table public.t (phone text);\n"
+        "insert into public.t values ('+23276999999'), ('+23276999999');\n"
         "alter table public.t add unique (phone);",
         "drop table public.t;",
     )
@@ -228,7 +229,7 @@ def test_a_migration_outside_a_transaction_runs_under_the_lock(lab: Lab, tmp_pat
 
 
 def test_short_timeouts_of_a_server_do_not_cut_a_migration_off(lab: Lab, tmp_path: Path) -> None:
-    """Managed servers end slow statements and idle transactions; the lock and a long migration must outlive that."""
+    """Managed servers end slow statements and idle transactions; the lock and the migration outlive that."""
     name = write(tmp_path, 1, "select pg_sleep(0.3) is not null;", "select 1;")
     database = lab.database()
     for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):

@@ -155,7 +155,9 @@ def test_newer_than_this_package(lab: Lab, folder: Path) -> None:
     assert migrate.apply(dsn, folder=folder)[-1] == "0099.add-refunds"
     before = lab.catalog(database)
     for call in (migrate.apply, migrate.rollback):
-        with pytest.raises(MigrationError, match=r"newer than this Farebox: it has 0099\.add-refunds") as caught:
+        with pytest.raises(
+            MigrationError, match=r"newer than this Farebox: it has 0099\.add-refunds"
+        ) as caught:
             call(dsn)
         assert "later" in str(caught.value.hint)
     assert lab.catalog(database) == before

@@ -162,7 +162,7 @@ def test_status_of_a_stranger_is_denied(lab: Lab) -> None:
 
 
 def test_a_second_login_that_may_create_roles_needs_the_owner_of_the_first(lab: Lab) -> None:
-    """Since PostgreSQL 16 CREATEROLE rules only over the roles it made; before, over all that are no superusers."""
+    """Since PostgreSQL 16 CREATEROLE rules only over roles it made; before, over all but superusers."""
     login, database = creator(lab)
     migrate.apply(lab.dsn(database, login))
     second, other = creator(lab)

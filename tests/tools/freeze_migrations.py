@@ -12,6 +12,7 @@ a line that names its file, so what was frozen last is read from the migrations 
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,16 +25,19 @@ from farebox._migration_files import ROLLBACK_SUFFIX, SUMS, checksum, released_s
 from farebox.schema import SqlFile, manifest
 from tests.tools.inverse_sql import UnknownStatementError, undo
 
+# Undone and done anew as a whole: that is quick, and no grant or policy of before is left over.
+REDONE = ("grants.sql", "policies.sql")
 BY_HAND = "WRITE THIS PART BY HAND"
 GROUPS = ("create-schema", "create-tables", "create-functions", "grant-access")
 
 _MARK = re.compile(
-    r"^-- \[(?P<what>copy of|by hand for|removed) db/(?P<name>\S+?)(?: sha256:(?P<digest>[0-9a-f]{64}))?\]$",
+    r"^-- \[(?P<what>copy of|by hand for|before|removed) db/(?P<name>\S+?)"
+    r"(?: sha256:(?P<digest>[0-9a-f]{64}))?\]$",
     re.MULTILINE,
 )
 _DIRECTIVE = re.compile(r"^\s*--\s*(depends|transactional)\s*:", re.MULTILINE)
 _RETURNS = re.compile(
-    r"create (?:or replace )?function (farebox\.\w+).*?\sreturns\s+(.*?)\s+language\s", re.DOTALL
+    r"create (?:or replace )?function (farebox\.\w+)[^$]*?\sreturns\s+([^$]*?)\s+language\s"
 )
 
 # Roles belong to the whole cluster. They go together, and only when no database uses any of them and nobody
@@ -152,6 +156,8 @@ def frozen_state(folder: Path) -> dict[str, Frozen]:
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         for mark, end in zip(marks, ends, strict=True):
             body = text[mark.end() : end].strip() + "\n"
+            if mark["what"] == "before":
+                continue
             if mark["what"] == "removed":
                 del state[mark["name"]]
             elif mark["what"] == "copy of":
@@ -193,22 +199,34 @@ def _change(file: SqlFile, old: Frozen | None) -> tuple[str, str]:
     """Up and down of one new or changed file."""
     if old is None:
         return _copy(file), _as_owner(undo(file.text))
-    if not file.name.startswith("functions/") and file.name != "grants.sql":
+    if not file.name.startswith("functions/") and file.name not in REDONE:
         mark = f"-- [by hand for db/{file.name} sha256:{_digest(file.text)}]\n"
-        return f"{mark}-- {BY_HAND}: the way there.\n", f"-- db/{file.name}\n-- {BY_HAND}: the way back.\n"
+        return f"{mark}{_by_hand(file, 'there')}", _by_hand(file, "back")
     if old.text is None:
         raise FreezeError(f"db/{file.name} was last changed by hand: write that migration by hand")
     returned, returns = _results(old.text), _results(file.text)
     if any(returns.get(name, result) != result for name, result in returned.items()):
         raise FreezeError(f"db/{file.name} returns something else than before: that takes a new function")
     before, after = undo(old.text), undo(file.text)
+    if file.name in REDONE:
+        return f"{_first(file, before)}{_copy(file)}", f"{_as_owner(after)}\n{old.text}"
     if lost := [
         line for line in before if line not in after and re.match(r"drop function farebox\.[a-z]", line)
     ]:
         raise FreezeError(f"db/{file.name}: a released signature never changes: {'; '.join(lost)}")
-    up = _as_owner([line for line in before if line not in after])
+    up = _first(file, [line for line in before if line not in after])
     down = _as_owner([line for line in after if line not in before])
     return f"{up}{_copy(SqlFile(file.name, _or_replace(file.text)))}", f"{down}{_or_replace(old.text)}"
+
+
+def _by_hand(file: SqlFile, way: str) -> str:
+    """What stands in for the statements that a person has to write; it fails when it is run."""
+    return f"do $$ begin raise exception '{BY_HAND}: the way {way}, for db/{file.name}'; end $$;\n"
+
+
+def _first(file: SqlFile, statements: list[str]) -> str:
+    """What has to go before the new text of ``file`` can come, if anything; kept apart from the copy."""
+    return f"-- [before db/{file.name}]\n{_as_owner(statements)}\n" if statements else ""
 
 
 def _results(text: str) -> dict[str, str]:
@@ -227,7 +245,12 @@ def _copy(file: SqlFile) -> str:
 
 
 def _as_owner(statements: Iterable[str]) -> str:
-    lines = "\n".join(statements)
+    wrapped = (
+        textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for statement in statements
+        for line in statement.splitlines()
+    )
+    lines = "\n".join(wrapped)
     return f"set role farebox_owner;\n{lines}\nreset role;\n" if lines else ""
 
 

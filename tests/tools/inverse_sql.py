@@ -22,7 +22,7 @@ _CREATED = [
     (re.compile(rf"create (unique )?index (?P<index>\w+) on {_NAME}\b.*"), "drop index farebox.{index};"),
     (re.compile(rf"create policy (?P<policy>\w+) on {_NAME}\b.*"), "drop policy {policy} on {name};"),
     (
-        re.compile(rf"create (constraint )?trigger (?P<trigger>\w+) .*? on {_NAME}\b.*"),
+        re.compile(rf"create (or replace )?(constraint )?trigger (?P<trigger>\w+) .*? on {_NAME}\b.*"),
         "drop trigger {trigger} on {name};",
     ),
     (
@@ -81,10 +81,11 @@ def _undo_one(statement: str) -> str | None:
         return None
     if flat.startswith(("create function", "create or replace function", "create procedure", "do ")):
         # A do block may choose between two texts of one function by the version of the server.
-        drops = dict.fromkeys(_drop_function(statement, match) for match in _FUNCTION.finditer(statement))
-        if not drops:
+        matches = list(_FUNCTION.finditer(statement))
+        if not matches:
             raise UnknownStatementError(statement)
-        return "\n".join(drops)
+        created = matches if flat.startswith("do ") else matches[:1]
+        return "\n".join(dict.fromkeys(_drop_function(statement, match) for match in created))
     for pattern, template in _CREATED:
         if match := pattern.fullmatch(flat):
             words = match.groupdict()

@@ -1,0 +1,11 @@
+-- Undoes 0002.create-tables. Made from db/ by tests/tools/freeze_migrations.py; see README.md here.
+
+set role farebox_owner;
+drop table farebox.company_logins;
+drop table farebox.unapplied_payments;
+drop table farebox.transactions;
+drop table farebox.tickets;
+drop table farebox.payment_codes;
+drop table farebox.routes;
+drop table farebox.companies;
+reset role;

@@ -1,0 +1,77 @@
+-- Undoes 0003.create-functions. Made from db/ by tests/tools/freeze_migrations.py; see README.md here.
+
+set role farebox_owner;
+drop trigger payment_codes_notify_update on farebox.payment_codes;
+drop trigger payment_codes_notify_truncate on farebox.payment_codes;
+drop trigger payment_codes_notify_delete on farebox.payment_codes;
+drop trigger routes_notify_truncate on farebox.routes;
+drop trigger routes_notify_delete on farebox.routes;
+drop trigger routes_notify_update on farebox.routes;
+drop trigger companies_notify_truncate on farebox.companies;
+drop trigger companies_notify_delete on farebox.companies;
+drop trigger companies_notify_update on farebox.companies;
+drop function farebox._notify_catalog();
+drop trigger payment_codes_with_tickets_stay on farebox.payment_codes;
+drop trigger payment_codes_lock_tickets on farebox.payment_codes;
+drop trigger routes_with_tickets_stay on farebox.routes;
+drop trigger routes_lock_tickets on farebox.routes;
+drop function farebox._refuse_delete_when_sold();
+drop trigger payment_codes_status_follows_limit on farebox.payment_codes;
+drop function farebox._follow_code_limit();
+drop function farebox._login_company();
+drop function farebox.bind_company_login(p_login name, p_company_id uuid);
+drop function farebox.verify();
+drop function farebox.company_summary(p_company_id uuid, p_from timestamptz, p_to timestamptz);
+drop function farebox.pending_tickets(p_company_id uuid, p_limit int, p_after_created_at timestamptz,
+  p_after_id uuid);
+drop function farebox.tickets_by_phone(p_company_id uuid, p_phone text, p_limit int, p_before_created_at
+  timestamptz, p_before_id uuid);
+drop function farebox.get_ticket(p_ticket_id uuid, p_company_id uuid);
+drop function farebox.get_payment_code(p_company_id uuid, p_code text);
+drop function farebox.get_route(p_company_id uuid, p_route_id uuid);
+drop function farebox.get_company(p_company_id uuid);
+drop function farebox.list_unapplied_payments(p_limit int, p_reason text, p_after_last_seen_at timestamptz,
+  p_after_transaction_id text, p_include_resolved boolean);
+drop function farebox.list_payment_codes(p_company_id uuid, p_limit int, p_after_id uuid);
+drop function farebox.list_routes(p_company_id uuid, p_limit int, p_after_id uuid);
+drop function farebox.list_companies(p_limit int, p_after_id uuid);
+drop function farebox.expire_payment_codes(p_limit int);
+drop function farebox.cancel_payment_codes(p_batch json);
+drop function farebox.issue_payment_codes(p_batch json);
+drop function farebox.upsert_routes(p_batch json);
+drop function farebox.upsert_companies(p_batch json);
+drop function farebox.apply_unapplied_payments(p_limit int, p_reason text);
+drop function farebox.record_missing_transactions(p_limit int);
+drop function farebox.create_ticket(p_ticket json);
+drop function farebox.create_tickets(p_batch json);
+drop function farebox._keep_unapplied_payments(p_batch json, p_requests farebox._ticket_request[], p_outcomes
+  farebox.ticket_outcome[], p_now timestamptz);
+drop function farebox._repair_records(p_outcomes farebox.ticket_outcome[], p_now timestamptz, p_write
+  boolean);
+drop function farebox._record_transactions(p_tickets farebox._ticket_request[], p_now timestamptz, out written
+  int, out all_stand boolean);
+drop function farebox._record_of(p_ticket farebox.tickets);
+drop function farebox._judge_requests(p_requests farebox._ticket_request[], p_created int);
+drop function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz, out created
+  int);
+drop function farebox._recognise_tickets(p_requests farebox._ticket_request[]);
+drop function farebox._allocate_codes(p_requests farebox._ticket_request[], out requests
+  farebox._ticket_request[], out runs_out boolean, out winners int);
+drop function farebox._refuse_codes(p_requests farebox._ticket_request[], p_now timestamptz);
+drop function farebox._read_requests(p_batch json, p_now timestamptz, out requests farebox._ticket_request[],
+  out has_code boolean, out has_unapplied boolean);
+drop function farebox._clean_batch(p_batch json);
+drop function farebox._check_limit(p_limit int, p_most int);
+drop function farebox._batch_length(p_batch json);
+drop function farebox._code_refusal(p_status text, p_used int, p_total int, p_expires_at timestamptz, p_now
+  timestamptz);
+drop function farebox._commission(p_amount bigint, p_rate numeric);
+drop function farebox._timestamp(p_text text);
+drop function farebox._uuid(p_text text);
+drop function farebox._amount(p_text text);
+drop function farebox._phone(p_text text);
+drop function farebox._number(p_text text, p_low numeric, p_high numeric, p_scale int);
+drop function farebox._jsonb_text(p_object jsonb, p_key text);
+drop function farebox._json_object(p_element json);
+drop function farebox._trimmed(p_text text);
+reset role;

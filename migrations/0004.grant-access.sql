@@ -1,0 +1,110 @@
+-- 0004.grant-access. Made from db/ by tests/tools/freeze_migrations.py; see README.md here.
+-- depends: 0003.create-functions
+
+-- [copy of db/policies.sql]
+-- Row-level security: a company reads its own rows and no others. The owner, as whom the functions run, is not subject to it.
+set role farebox_owner;
+
+alter table farebox.companies enable row level security;
+alter table farebox.routes enable row level security;
+alter table farebox.payment_codes enable row level security;
+alter table farebox.tickets enable row level security;
+alter table farebox.transactions enable row level security;
+alter table farebox.unapplied_payments enable row level security;
+alter table farebox.company_logins enable row level security;
+
+-- The subquery makes the planner ask once a statement instead of once a row.
+create policy companies_own_rows on farebox.companies for select to farebox_company
+  using (id = (select farebox._login_company()));
+create policy routes_own_rows on farebox.routes for select to farebox_company
+  using (company_id = (select farebox._login_company()));
+create policy payment_codes_own_rows on farebox.payment_codes for select to farebox_company
+  using (company_id = (select farebox._login_company()));
+create policy tickets_own_rows on farebox.tickets for select to farebox_company
+  using (company_id = (select farebox._login_company()));
+create policy transactions_own_rows on farebox.transactions for select to farebox_company
+  using (company_id = (select farebox._login_company()));
+create policy unapplied_payments_own_rows on farebox.unapplied_payments for select to farebox_company
+  using (company_id = (select farebox._login_company()));
+
+create policy companies_admin on farebox.companies to farebox_admin using (true) with check (true);
+create policy routes_admin on farebox.routes to farebox_admin using (true) with check (true);
+create policy payment_codes_admin on farebox.payment_codes to farebox_admin using (true) with check (true);
+create policy unapplied_payments_admin on farebox.unapplied_payments for select to farebox_admin using (true);
+create policy company_logins_admin on farebox.company_logins to farebox_admin using (true) with check (true);
+
+comment on policy companies_own_rows on farebox.companies is 'A company reads itself';
+comment on policy routes_own_rows on farebox.routes is 'A company reads its own routes';
+comment on policy payment_codes_own_rows on farebox.payment_codes is 'A company reads its own payment codes';
+comment on policy tickets_own_rows on farebox.tickets is 'A company reads its own tickets';
+comment on policy transactions_own_rows on farebox.transactions is 'A company reads its own transaction records';
+comment on policy unapplied_payments_own_rows on farebox.unapplied_payments is 'A company reads its own unapplied payments';
+comment on policy companies_admin on farebox.companies is 'Administrators see all companies';
+comment on policy routes_admin on farebox.routes is 'Administrators see all routes';
+comment on policy payment_codes_admin on farebox.payment_codes is 'Administrators see all payment codes';
+comment on policy unapplied_payments_admin on farebox.unapplied_payments is 'Administrators see all unapplied payments';
+comment on policy company_logins_admin on farebox.company_logins is 'Administrators bind logins to companies';
+
+reset role;
+
+-- [copy of db/grants.sql]
+-- Who may do what. Nothing for PUBLIC; functions and tables not named here are the owner's alone.
+set role farebox_owner;
+
+grant usage on schema farebox to farebox_app, farebox_worker, farebox_company, farebox_admin;
+
+-- Applications: create and read, by function; no table.
+grant execute on function
+  farebox.create_tickets(json),
+  farebox.create_ticket(json),
+  farebox.get_ticket(uuid, uuid),
+  farebox.tickets_by_phone(uuid, text, int, timestamptz, uuid),
+  farebox.pending_tickets(uuid, int, timestamptz, uuid),
+  farebox.company_summary(uuid, timestamptz, timestamptz),
+  farebox.list_companies(int, uuid),
+  farebox.list_routes(uuid, int, uuid),
+  farebox.list_payment_codes(uuid, int, uuid),
+  farebox.get_company(uuid),
+  farebox.get_route(uuid, uuid),
+  farebox.get_payment_code(uuid, text)
+to farebox_app;
+
+-- Workers and administrators: what keeps the house in order; no table for workers.
+grant execute on function
+  farebox.record_missing_transactions(int),
+  farebox.apply_unapplied_payments(int, text),
+  farebox.expire_payment_codes(int),
+  farebox.verify()
+to farebox_worker, farebox_admin;
+
+-- Administrators: companies, routes, codes, unapplied payments.
+grant execute on function
+  farebox.upsert_companies(json),
+  farebox.upsert_routes(json),
+  farebox.issue_payment_codes(json),
+  farebox.cancel_payment_codes(json),
+  farebox.list_companies(int, uuid),
+  farebox.list_routes(uuid, int, uuid),
+  farebox.list_payment_codes(uuid, int, uuid),
+  farebox.list_unapplied_payments(int, text, timestamptz, text, boolean),
+  farebox.get_company(uuid),
+  farebox.get_route(uuid, uuid),
+  farebox.get_payment_code(uuid, text),
+  farebox.bind_company_login(name, uuid),
+  -- for the defaults of the tables below
+  farebox._uuid_v7(),
+  farebox._now()
+to farebox_admin;
+grant select, insert, update, delete on farebox.companies, farebox.routes, farebox.company_logins to farebox_admin;
+-- Not used_tickets: the counter belongs to the tickets.
+grant select, delete on farebox.payment_codes to farebox_admin;
+grant insert (id, company_id, route_id, code, total_tickets, expires_at, created_at) on farebox.payment_codes to farebox_admin;
+grant update (total_tickets, status, expires_at) on farebox.payment_codes to farebox_admin;
+grant select on farebox.unapplied_payments to farebox_admin;
+
+-- Companies: their own rows, by the policies.
+grant select on farebox.companies, farebox.routes, farebox.payment_codes, farebox.tickets, farebox.transactions,
+  farebox.unapplied_payments to farebox_company;
+grant execute on function farebox._login_company() to farebox_company;
+
+reset role;
