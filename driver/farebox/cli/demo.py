@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -245,11 +246,14 @@ def _show_way_on(session: Session, dsn: str, files: _Files) -> None:
     company = COMPANIES[0].id
     session.out.say("\nLook further", style="bold")
     session.out.say(
-        f"   {psql} {shlex.quote(shown_dsn(dsn))}\n"
+        f"   {shlex.quote(psql)} {shlex.quote(shown_dsn(dsn))}\n"
         f"     select * from farebox.company_summary('{company}');\n"
         "     select reason, count(*) from farebox.unapplied_payments where ticket_id is null group by 1;\n"
         "     select * from farebox.tickets order by id desc limit 10;\n"
         f"   what got no ticket, line by line: {files.rejects}"
     )
     if not session.is_dsn_given:
-        session.out.say("   farebox down stops the embedded server; farebox --help shows what else there is")
+        program = "farebox" if shutil.which("farebox") else shlex.quote(sys.argv[0])
+        session.out.say(
+            f"   {program} down stops the embedded server; {program} --help shows what else there is"
+        )

@@ -124,6 +124,10 @@ def import_payments(
     Safe to interrupt and to run again: every payment gets its ticket exactly once, and one that has it
     already counts as duplicate. Memory stays constant however long the file is. Ends with 0 if every line is
     created or duplicate, with 1 otherwise.
+
+    A reject is a line of JSON: line, outcome, reason, differing (the fields of a conflict) and the payment as
+    it came, or the raw text of a malformed line. What was rejected is also kept in the database
+    (`farebox unapplied list`), where it can be applied once its reason is gone.
     """
     _refuse_same_file(file, rejects_path)
     try:
