@@ -126,8 +126,8 @@ def import_payments(
     created or duplicate, with 1 otherwise.
 
     A reject is a line of JSON: line, outcome, reason, differing (the fields of a conflict) and the payment as
-    it came, or the raw text of a malformed line. What was rejected is also kept in the database
-    (`farebox unapplied list`), where it can be applied once its reason is gone.
+    it came, or the raw text of a malformed line. Rejected payments with a usable transaction id are kept in
+    the database too (`farebox unapplied list`), where they can be applied once the reason is gone.
     """
     _refuse_same_file(file, rejects_path)
     try:
