@@ -52,8 +52,8 @@ def apply(
     second run goes on there.
 
     Raises MigrationError: edited or incomplete migrations, a database newer than this package or unfit for
-    it, rights that are missing (with the GRANT that gives them), a lock that does not come free;
-    TransientError or ConfigurationError when there is no connection.
+    it, a lock that does not come free, an error of the server; PermissionDeniedError: rights that are
+    missing, with the GRANT that gives them; TransientError or ConfigurationError when there is no connection.
     """
     files = _complete(read_files(folder))
     wanted = files if target is None else files[: _index(files, target) + 1]

@@ -6,7 +6,7 @@ import pytest
 
 from farebox import migrate
 from farebox._migration_files import read_files
-from farebox.errors import MigrationError, PermissionDeniedError
+from farebox.errors import PermissionDeniedError
 from tests.migrations.lab import Lab
 
 IDS = [file.id for file in read_files()]
@@ -133,7 +133,7 @@ def test_the_statements_of_the_error_are_all_that_is_missing(
 ) -> None:
     login, database = make(lab)
     before = lab.catalog_and_roles(database)
-    with pytest.raises(MigrationError) as caught:
+    with pytest.raises(PermissionDeniedError) as caught:
         migrate.apply(lab.dsn(database, login))
     assert caught.value.sqlstate == "42501"
     assert lab.catalog_and_roles(database) == before
@@ -149,7 +149,7 @@ def test_the_statements_of_the_error_are_all_that_is_missing(
 
 def test_rolling_back_takes_the_owner(lab: Lab) -> None:
     login, database = not_the_owner(lab)
-    with pytest.raises(MigrationError, match="membership in farebox_owner") as caught:
+    with pytest.raises(PermissionDeniedError, match="membership in farebox_owner") as caught:
         migrate.rollback(lab.dsn(database, login))
     assert caught.value.sqlstate == "42501"
     assert [state.id for state in migrate.status(lab.dsn(database)) if state.applied_at] == IDS[:1]
@@ -167,7 +167,7 @@ def test_a_second_login_that_may_create_roles_needs_the_owner_of_the_first(lab: 
     migrate.apply(lab.dsn(database, login))
     second, other = creator(lab)
     if lab.server.major >= 16:
-        with pytest.raises(MigrationError, match="membership in farebox_owner"):
+        with pytest.raises(PermissionDeniedError, match="membership in farebox_owner"):
             migrate.apply(lab.dsn(other, second))
         lab.execute("postgres", f"grant farebox_owner to {second}".encode())
     assert migrate.apply(lab.dsn(other, second)) == IDS
