@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from farebox import AsyncFarebox, Farebox
 from tests.support.database import Database
@@ -33,6 +37,47 @@ class Shop:
 
     def payments(self, count: int) -> list[dict[str, Any]]:
         return [self.payment() for _ in range(count)]
+
+    @contextlib.contextmanager
+    def hold(self, payment: dict[str, Any]) -> Generator[None]:
+        """Another session has created this payment's ticket, keeps its transaction open, then rolls back."""
+        with self.db.connect() as other:
+            other.execute("select farebox.create_ticket(%s)", [json.dumps(payment)])
+            try:
+                yield
+            finally:
+                other.rollback()
+
+    def fail_tickets(self, sqlstate: str, *, otp: str, times: int = 10**9) -> None:
+        """The next `times` statements that create a ticket with this OTP raise this error."""
+        self.db.execute(
+            sql.SQL(
+                """
+                create sequence public.failures;
+                grant usage on sequence public.failures to public;
+                create function public.fail() returns trigger language plpgsql as $f$
+                begin
+                  if nextval('public.failures') <= {times} then
+                    raise exception 'on purpose, %', new.passenger_phone using errcode = {sqlstate};
+                  end if;
+                  return new;
+                end $f$;
+                create trigger fail before insert on farebox.tickets for each row
+                when (new.monime_otp = {otp}) execute function public.fail()
+                """
+            ).format(times=sql.Literal(times), sqlstate=sql.Literal(sqlstate), otp=sql.Literal(otp))
+        )
+
+    def restart(self) -> None:
+        """Start the server that was killed, and get used to it."""
+        self.db.server.start()
+        with contextlib.suppress(psycopg.OperationalError):
+            self.db.execute("select")
+
+    def failures(self) -> int:
+        """How often the statements of `fail_tickets` ran."""
+        count: int = self.db.value("select last_value from public.failures")
+        return count
 
     def tickets(self) -> int:
         """How many there are in the database."""

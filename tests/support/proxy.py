@@ -31,7 +31,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self._flowing: asyncio.Event | None = None
-        self._answers_to_drop = 0
+        self._to_drop = (0, b"")
         self._dropped = threading.Event()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
@@ -58,13 +58,13 @@ class Proxy:
         """Reset all connections."""
         self._call(self._cut)
 
-    def drop_answers(self, count: int = 1) -> None:
-        """The next `count` answers are swallowed once they are complete, and their connections reset.
+    def drop_answers(self, count: int = 1, *, with_text: bytes = b"") -> None:
+        """Swallow the next `count` answers with this text in them, once complete, and reset their connections.
 
         What they answer is committed by then. `wait_for_dropped_answer` returns after the first one.
         """
         self._dropped.clear()
-        self._call(lambda: setattr(self, "_answers_to_drop", count))
+        self._call(lambda: setattr(self, "_to_drop", (count, with_text)))
 
     def wait_for_dropped_answer(self) -> None:
         """Returns when an answer was swallowed."""
@@ -158,6 +158,7 @@ class Proxy:
 
         receiver = asyncio.create_task(receive())
         held = b""
+        started = False  # whether the session's start-up is over
         try:
             while True:
                 due, data = await chunks.get()
@@ -168,15 +169,18 @@ class Proxy:
                     if writer.can_write_eof():
                         writer.write_eof()
                     return
-                if answers and self._answers_to_drop:
-                    held += data
-                    if READY_FOR_QUERY in held:
-                        self._answers_to_drop -= 1
+                held += data
+                if answers and self._to_drop[0] and started:
+                    if READY_FOR_QUERY not in held:
+                        continue
+                    count, text = self._to_drop
+                    if text in held:
+                        self._to_drop = (count - 1, text)
                         self._dropped.set()
                         link.reset()
                         return
-                    continue
-                writer.write(held + data)
+                started = started or READY_FOR_QUERY in held
+                writer.write(held)
                 held = b""
                 await writer.drain()
         finally:
