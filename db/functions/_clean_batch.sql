@@ -27,8 +27,8 @@ begin
       end if;
       v_clean := v_clean || case when json_typeof(v_element) = 'object' then (
         select json_build_object(
-          'company_id', farebox._uuid(r.company_id),
-          'route_id', farebox._uuid(r.route_id),
+          'company_id', case when json_typeof(r.company_id) = 'string' then farebox._uuid(r.company_id #>> '{}') end,
+          'route_id', case when json_typeof(r.route_id) = 'string' then farebox._uuid(r.route_id #>> '{}') end,
           'passenger_phone', r.passenger_phone,
           'monime_transaction_id', case when position(repeat(E'\u0001', 65) in r.monime_transaction_id #>> '{}') = 0
             then r.monime_transaction_id end,
@@ -36,10 +36,10 @@ begin
           'amount', r.amount,
           'commission_rate', r.commission_rate,
           'payment_code', r.payment_code)
-        from json_to_record(v_element) as r(company_id text, route_id text, passenger_phone json,
+        from json_to_record(v_element) as r(company_id json, route_id json, passenger_phone json,
           monime_transaction_id json, monime_otp json, amount json, commission_rate json, payment_code json)
       ) else '{}'::json end;
-    exception when data_exception then
+    exception when data_exception or statement_too_complex then
       v_clean := v_clean || '{}'::json;  -- unreadable as a whole: it will be rejected for its transaction id
     end;
   end loop;

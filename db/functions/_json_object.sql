@@ -1,5 +1,5 @@
 -- Purpose: an element of a catalog batch in a form whose fields can be read safely.
--- Parameters: p_element.  Returns: the object, or null when it is no object or holds what no text or number can (a NUL escape, 1e99999).
+-- Parameters: p_element.  Returns: the object, or null when it is no object or holds what no text or number can (a NUL escape, 1e99999, a thousandfold nesting).
 set role farebox_owner;
 
 create function farebox._json_object(p_element json)
@@ -11,7 +11,7 @@ begin
     return p_element::jsonb;
   end if;
   return null;
-exception when data_exception then
+exception when data_exception or statement_too_complex or program_limit_exceeded then
   return null;
 end
 $$;

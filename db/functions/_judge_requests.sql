@@ -1,6 +1,6 @@
 -- Purpose: the outcome of each element, once the tickets are written: created, or what the payment's ticket says.
 -- Parameters: p_requests, in order; p_created, how many tickets were written.
--- Returns: the outcomes in order, with transaction_recorded as far as it is known: not yet for the tickets just written.  Raises: 40001 when a ticket that was there has gone.
+-- Returns: the outcomes in order; transaction_recorded is left false for _settle_records.  Raises: 40001 when a ticket that was there has gone.
 set role farebox_owner;
 
 create function farebox._judge_requests(p_requests farebox._ticket_request[], p_created int)
@@ -15,16 +15,10 @@ declare
 begin
   with compared as (
     select
-      r.*,
-      t.id as found_id,
+      r.ordinal, r.given_id, r.reason, r.ticket_id, t.id as found_id,
       t.company_id = r.company_id as is_own,
-      array_remove(array[
-        case when t.route_id is distinct from r.route_id then 'route_id' end,
-        case when t.passenger_phone is distinct from r.passenger_phone then 'passenger_phone' end,
-        case when k.code is distinct from r.payment_code then 'payment_code' end,
-        case when t.monime_otp is distinct from r.monime_otp then 'monime_otp' end,
-        case when t.amount is distinct from r.amount then 'amount' end], null) as differing,
-      x.ticket_id is not null as is_recorded,
+      farebox._differing(t.route_id, t.passenger_phone, k.code, t.monime_otp, t.amount,
+        r.route_id, r.passenger_phone, r.payment_code, r.monime_otp, r.amount) as differing,
       -- Where this very batch created the ticket: from which element on it is there.
       min(r.ordinal) filter (where r.reason is null and (v_all_created or t.id = r.ticket_id))
         over (partition by r.transaction_id) as created_by
@@ -35,7 +29,6 @@ begin
         case when r.company_id is not null and not (v_all_created and r.reason is null) then r.transaction_id end
       offset 0) as t on true
     left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
-    left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
   ),
   judged as (
     select
@@ -45,23 +38,22 @@ begin
         when c.found_id is null or c.ordinal < c.created_by or not c.is_own then 'rejected'
         when c.differing = '{}' then 'duplicate'
         else 'conflict'
-      end as outcome,
-      c.found_id is null and (c.reason = 'known' or c.reason is null and not v_all_created) as has_vanished
+      end as outcome
     from compared as c
+    offset 0
   )
   select
     array_agg(row(
       j.ordinal,
       j.given_id,
       j.outcome,
-      case when j.outcome = 'rejected' then case
-        when j.found_id is null or j.ordinal < j.created_by then j.reason
-        else 'transaction_id_unavailable' end end,
+      case when j.outcome = 'rejected' then
+        case when j.found_id is null or j.ordinal < j.created_by then j.reason else 'transaction_id_unavailable' end end,
       case j.outcome when 'created' then j.ticket_id when 'duplicate' then j.found_id end,
       case j.outcome when 'conflict' then j.found_id end,
       case j.outcome when 'conflict' then j.differing end,
-      j.outcome = 'duplicate' and j.is_recorded)::farebox.ticket_outcome order by j.ordinal),
-    coalesce(bool_or(j.has_vanished), false)
+      false)::farebox.ticket_outcome order by j.ordinal),
+    coalesce(bool_or(j.found_id is null and (j.reason = 'known' or j.reason is null and not v_all_created)), false)
   into v_outcomes, v_vanished
   from judged as j;
 

@@ -23,7 +23,8 @@ begin
   rejection as (
     select
       r.transaction_id,
-      (array_agg(r.company_id order by r.ordinal desc))[1] as company_id,
+      -- A payment that two companies claim belongs to neither: neither may read the other's request.
+      case when count(distinct coalesce(r.company_id::text, '')) = 1 then (array_agg(r.company_id))[1] end as company_id,
       (array_agg(r.reason order by r.ordinal desc))[1] as reason,
       array_agg(r.request order by r.ordinal desc) filter (where r.is_last_of_its_kind) as requests,
       count(*)::int as attempts
@@ -48,7 +49,7 @@ begin
   insert into farebox.unapplied_payments as u (monime_transaction_id, company_id, request, reason, first_seen_at, last_seen_at,
     attempts, earlier_requests, resolved_at, ticket_id)
   select
-    p.transaction_id, coalesce(t.company_id, p.company_id), p.requests[1], p.reason, p_now, p_now,
+    p.transaction_id, case when t.company_id is distinct from p.company_id and t.id is not null then null else p.company_id end, p.requests[1], p.reason, p_now, p_now,
     p.attempts, p.requests[2:10], case when t.id is not null then p_now end, t.id
   from payment as p
   left join lateral (
@@ -56,7 +57,7 @@ begin
   where p.reason is not null or t.id is not null
   order by p.transaction_id
   on conflict (monime_transaction_id) do update set
-    company_id = coalesce(excluded.company_id, u.company_id),
+    company_id = case when u.company_id = excluded.company_id then u.company_id end,
     request = case when excluded.reason is null then u.request else excluded.request end,
     reason = coalesce(excluded.reason, u.reason),
     last_seen_at = case when excluded.reason is null then u.last_seen_at else excluded.last_seen_at end,

@@ -1,15 +1,18 @@
 -- Purpose: writes the transaction records of tickets. A record that cannot be written costs neither its ticket nor the other records.
--- Parameters: p_tickets, of which those without a reason are tickets without a record; p_now.  Returns: how many this call wrote; whether all of them stand now.
+-- Parameters: p_tickets, of which those without a reason are tickets without a record; p_now.
+-- Returns: how many this call wrote; the tickets whose record could not be written.
 -- Raises: only what the caller should retry as a whole (class 40).  Locks and writes: transactions.
 set role farebox_owner;
 
-create function farebox._record_transactions(p_tickets farebox._ticket_request[], p_now timestamptz, out written int, out all_stand boolean)
+create function farebox._record_transactions(
+  p_tickets farebox._ticket_request[], p_now timestamptz, out written int, out missing uuid[])
 language plpgsql volatile security invoker
 as $$
 declare
   v_ticket farebox._ticket_request;
   v_count int;
 begin
+  missing := '{}';
   begin
     insert into farebox.transactions (ticket_id, company_id, amount, commission, net_amount, created_at)
     select t.ticket_id, t.company_id, t.amount, c.commission, t.amount - c.commission, p_now
@@ -17,33 +20,35 @@ begin
     cross join lateral (select farebox._commission(t.amount, t.commission_rate) as commission) as c
     where t.reason is null;
     get diagnostics written = row_count;
-    all_stand := true;
     return;
-  exception when others then
-    if sqlstate like '40%' then
+  exception
+    when transaction_rollback then
       raise;
-    end if;
+    when lock_not_available then  -- the caller will not wait for the table: not a hundred times either
+      written := 0;
+      missing := array(select t.ticket_id from unnest(p_tickets) as t where t.reason is null);
+      return;
+    when others then
+      written := 0;
   end;
 
-  written := 0;
-  all_stand := true;
   -- A loop, because each record needs an exception handler of its own. In the order of the keys: two repairs may meet.
   for v_ticket in select t.* from unnest(p_tickets) as t where t.reason is null order by t.ticket_id loop
     begin
       insert into farebox.transactions (ticket_id, company_id, amount, commission, net_amount, created_at)
-      values (v_ticket.ticket_id, v_ticket.company_id, v_ticket.amount,
-        farebox._commission(v_ticket.amount, v_ticket.commission_rate),
-        v_ticket.amount - farebox._commission(v_ticket.amount, v_ticket.commission_rate), p_now)
+      select v_ticket.ticket_id, v_ticket.company_id, v_ticket.amount, c.commission, v_ticket.amount - c.commission, p_now
+      from (select farebox._commission(v_ticket.amount, v_ticket.commission_rate) as commission) as c
       on conflict (ticket_id) do nothing;
       get diagnostics v_count = row_count;
       written := written + v_count;
-    exception when others then
-      if sqlstate like '40%' then
+    exception
+      when transaction_rollback then
         raise;
-      end if;
-      all_stand := false;
-      raise warning using message = format('the transaction record of ticket %s cannot be written: %s', v_ticket.ticket_id, sqlerrm),
-        hint = 'the ticket stands; farebox.record_missing_transactions() writes the record once the cause is gone';
+      when others then
+        missing := missing || v_ticket.ticket_id;
+        raise warning using
+          message = format('the transaction record of ticket %s cannot be written: %s', v_ticket.ticket_id, sqlerrm),
+          hint = 'the ticket stands; farebox.record_missing_transactions() writes the record once the cause is gone';
     end;
   end loop;
 end

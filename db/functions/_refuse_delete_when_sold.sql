@@ -1,5 +1,6 @@
 -- Purpose: what a ticket names cannot be deleted. In place of foreign keys on tickets, which would lock the same few rows for each ticket.
--- Raises: 23503.  Locks: tickets (share), before any row: create_tickets takes its lock on the table before it reads, so one waits for the other.
+-- Raises: 23503; TK004 unless READ COMMITTED: an older snapshot would not see the latest tickets.
+-- Locks: tickets (share), before any row: create_tickets takes its lock on the table before it reads, so one waits for the other.
 set role farebox_owner;
 
 create function farebox._refuse_delete_when_sold()
@@ -11,6 +12,11 @@ declare
   v_is_sold boolean;
 begin
   if tg_level = 'STATEMENT' then
+    if current_setting('transaction_isolation') not like 'read %' then
+      raise exception using errcode = 'TK004',
+        message = format('rows of %s cannot be deleted in isolation level %s', tg_table_name, current_setting('transaction_isolation')),
+        hint = 'delete them in a transaction of isolation level read committed';
+    end if;
     lock table farebox.tickets in share mode;
     return null;
   end if;

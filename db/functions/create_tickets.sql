@@ -14,13 +14,15 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_length int := farebox._batch_length(p_batch);
+  v_batch json := p_batch;
+  v_length int;
   v_now timestamptz := farebox._now();
   v_read record;
   v_requests farebox._ticket_request[];
   v_codes uuid[];
   v_allocated record;
   v_created int;
+  v_has_unapplied boolean;
   v_recorded record;
   v_outcomes farebox.ticket_outcome[];
 begin
@@ -28,11 +30,34 @@ begin
   lock table farebox.tickets in row exclusive mode;
 
   begin
-    v_read := farebox._read_requests(p_batch, v_now);
-  exception when data_exception then
-    v_read := farebox._read_requests(farebox._clean_batch(p_batch), v_now);
+    v_length := farebox._batch_length(v_batch);
+    if farebox._looks_replayed(v_batch) then
+      v_outcomes := farebox._answer_replay(v_batch);
+    end if;
+    if v_outcomes is null then
+      v_read := farebox._read_requests(v_batch, false, v_now);
+    end if;
+  exception
+    when data_exception or lock_not_available then
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+    when statement_too_complex then
+      v_batch := farebox._shallow_json(v_batch);
+      v_length := farebox._batch_length(v_batch);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
   end;
+  if v_outcomes is not null then
+    return query select o.* from unnest(v_outcomes) as o;
+    return;
+  end if;
   v_requests := v_read.requests;
+
+  if current_setting('transaction_isolation') not like 'read %' then
+    -- The snapshot may be older than our lock on the table: a route deleted in between must not get a ticket.
+    perform from farebox.routes as r
+    where r.id = any (array(select q.route_id from unnest(v_requests) as q where q.reason is null))
+    order by r.id
+    for key share;
+  end if;
 
   if not v_read.has_code then
     v_created := farebox._insert_tickets(v_requests, v_now);
@@ -60,25 +85,29 @@ begin
       end;
     end loop;
     v_requests := v_allocated.requests;
+    perform farebox._charge_codes(v_requests);
   end if;
+
+  -- Looked up only now: a rejection of one of these payments may have been kept while we waited for a lock.
+  v_has_unapplied := exists (
+    select from unnest(v_requests) as r
+    cross join lateral (
+      select from farebox.unapplied_payments as u
+      where u.monime_transaction_id = r.transaction_id and u.resolved_at is null offset 0) as u);
 
   -- The short way of what nearly all batches are: every element became a ticket.
-  if v_created = v_length and not v_read.has_unapplied then
+  if v_created = v_length and not v_has_unapplied then
     v_recorded := farebox._record_transactions(v_requests, v_now);
-    if v_recorded.all_stand then
-      return query
-        select r.ordinal, r.given_id, 'created', null::text, r.ticket_id, null::uuid, null::text[], true
-        from unnest(v_requests) as r;
-      return;
-    end if;
+    return query
+      select r.ordinal, r.given_id, 'created', null::text, r.ticket_id, null::uuid, null::text[],
+        r.ticket_id <> all (v_recorded.missing)
+      from unnest(v_requests) as r;
+    return;
   end if;
 
-  v_outcomes := farebox._judge_requests(v_requests, v_created);
-  if exists (select from unnest(v_outcomes) as o where o.ticket_id is not null and not o.transaction_recorded) then
-    v_outcomes := farebox._repair_records(v_outcomes, v_now, p_write => v_recorded is null);
-  end if;
-  if v_read.has_unapplied or exists (select from unnest(v_outcomes) as o where o.outcome = 'rejected') then
-    perform farebox._keep_unapplied_payments(p_batch, v_requests, v_outcomes, v_now);
+  v_outcomes := farebox._settle_records(farebox._judge_requests(v_requests, v_created), v_now);
+  if v_has_unapplied or exists (select from unnest(v_outcomes) as o where o.outcome = 'rejected') then
+    perform farebox._keep_unapplied_payments(v_batch, v_requests, v_outcomes, v_now);
   end if;
   return query select o.* from unnest(v_outcomes) as o;
 end

@@ -76,7 +76,7 @@ begin
       if v_old.id is not null then
         v_outcome := case when v_new is distinct from v_old then 'updated' else 'unchanged' end;
         if v_outcome = 'updated' then
-          -- The status follows: see _follow_code_limit.
+          -- The status follows: see _follow_code_terms.
           update farebox.payment_codes as k
           set total_tickets = v_new.total_tickets, expires_at = v_new.expires_at
           where k.id = v_new.id;

@@ -10,22 +10,29 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_tickets farebox._ticket_request[];
+  v_recorded record;
   v_written int := 0;
+  v_after uuid := '00000000-0000-0000-0000-000000000000'::uuid;
 begin
   perform farebox._check_limit(p_limit, 10000);
 
-  select array_agg(farebox._record_of(t.*) order by t.id)
-  into v_tickets
-  from (
-    select t.*
-    from farebox.tickets as t
-    where not exists (select from farebox.transactions as x where x.ticket_id = t.id)
-    limit p_limit
-    for no key update skip locked
-  ) as t;
-  if v_tickets is not null then
-    select r.written into v_written from farebox._record_transactions(v_tickets, farebox._now()) as r;
-  end if;
+  -- A loop, because records that cannot be written must not stand in the way of those behind them.
+  loop
+    select array_agg(farebox._record_of(t.*) order by t.id), max(t.id::text collate "C")::uuid
+    into v_tickets, v_after
+    from (
+      select t.*
+      from farebox.tickets as t
+      where t.id > v_after and not exists (select from farebox.transactions as x where x.ticket_id = t.id)
+      order by t.id
+      limit p_limit - v_written
+      for no key update skip locked
+    ) as t;
+    exit when v_tickets is null;
+    v_recorded := farebox._record_transactions(v_tickets, farebox._now());
+    v_written := v_written + v_recorded.written;
+    exit when v_written >= p_limit;
+  end loop;
   return v_written;
 end
 $$;

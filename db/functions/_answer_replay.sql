@@ -1,0 +1,56 @@
+-- Purpose: the short way of a batch that has been here before: every payment has its ticket, so nothing but the answer is left to do.
+-- Parameters: p_batch.  Returns: the outcomes in order; null when any element, record or open unapplied payment needs the long way.
+-- Raises: data exceptions for what cannot be read as it is.
+set role farebox_owner;
+
+create function farebox._answer_replay(p_batch json)
+returns farebox.ticket_outcome[]
+language plpgsql volatile security invoker
+as $$
+declare
+  v_outcomes farebox.ticket_outcome[];
+  v_is_replay boolean;
+begin
+  with compared as (
+    select
+      e.ordinal, e.given_id, t.id, t.company_id = e.company_id as is_own,
+      farebox._differing(t.route_id, t.passenger_phone, k.code, t.monime_otp, t.amount,
+        e.route_id, e.passenger_phone, e.payment_code, e.monime_otp, e.amount) as differing,
+      x.ticket_id is not null as is_recorded,
+      u.is_open,
+      -- Such a UUID may have been a JSON number (see _read_requests).
+      e.company_id::text collate "C" ~ '[a-f]' and (e.route_id is null or e.route_id::text collate "C" ~ '[a-f]') as has_letters
+    from (select b.* from farebox._parse_batch(p_batch) as b offset 0) as e
+    left join lateral (
+      select t.* from farebox.tickets as t
+      where t.monime_transaction_id = case when e.company_id is not null then e.transaction_id end offset 0) as t on true
+    left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
+    left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
+    left join lateral (
+      select true as is_open from farebox.unapplied_payments as u
+      where u.monime_transaction_id = e.transaction_id and u.resolved_at is null offset 0) as u on true
+    offset 0
+  )
+  select
+    array_agg(row(
+      c.ordinal, c.given_id,
+      case when not c.is_own then 'rejected' when c.differing = '{}' then 'duplicate' else 'conflict' end,
+      case when not c.is_own then 'transaction_id_unavailable' end,
+      case when c.is_own and c.differing = '{}' then c.id end,
+      case when c.is_own and c.differing <> '{}' then c.id end,
+      case when c.is_own and c.differing <> '{}' then c.differing end,
+      c.is_own and c.differing = '{}')::farebox.ticket_outcome order by c.ordinal),
+    bool_and(c.id is not null and c.is_open is null and c.has_letters and (c.is_recorded or not c.is_own or c.differing <> '{}'))
+  into v_outcomes, v_is_replay
+  from compared as c;
+
+  if v_is_replay then
+    return v_outcomes;
+  end if;
+  return null;
+end
+$$;
+
+comment on function farebox._answer_replay(json) is 'Internal: the outcomes of a batch whose payments all have their tickets, else null';
+
+reset role;
