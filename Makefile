@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Extra words for pytest, such as PYTEST_ARGS="-k pg18 -x".
 PYTEST_ARGS ?=
+BENCH ?= core
 
 .DELETE_ON_ERROR:
 # Linters, then tests, whatever -j says: the closing line of pytest is the last word.
@@ -35,8 +36,8 @@ pgtap: .venv/.dev ## only the tests in SQL
 apt: ## what the tests need from Debian: PostgreSQL 15, pgTAP, plpgsql_check, pg_prove, docker-compose
 	@.ci/debian-packages
 
-bench: .venv/.bench ## the benchmarks
-	$(BIN)/python -m tests.bench
+bench: .venv/.bench ## a benchmark: make bench BENCH=core
+	$(BIN)/python -m tests.bench $(BENCH)
 
 migration: .venv/.dev ## freeze what changed in db/: NAME=verb-object; without it the unreleased ones anew
 	$(BIN)/python -m tests.tools.freeze_migrations $(if $(NAME),--new $(NAME),--regenerate-unreleased)
@@ -48,7 +49,7 @@ clean: ## remove the virtual environment and what tools leave behind; data of th
 # One stamp for each set of extras: nothing is asked of a registry while pyproject.toml stays as it is.
 .venv/.run: EXTRAS = embedded
 .venv/.dev: EXTRAS = embedded,dev
-.venv/.bench: EXTRAS = embedded,bench
+.venv/.bench: EXTRAS = bench
 .venv/.run .venv/.dev .venv/.bench: pyproject.toml
 	@PYTHON="$(PYTHON)" .ci/setup "$(EXTRAS)"
 	@touch $@
