@@ -46,7 +46,7 @@ begin
       v_new.code := v_element.code;
       v_new.route_id := case when v_element.object ? 'route_id' then v_element.route_id else v_old.route_id end;
       v_new.total_tickets := case when v_element.object ? 'total_tickets'
-        then farebox._number(v_element.object ->> 'total_tickets', 1, 2147483647, 0) else v_old.total_tickets end;
+        then farebox._number(v_element.object ->> 'total_tickets', 1, 2147483647, 0)::int else v_old.total_tickets end;
       v_new.used_tickets := coalesce(v_old.used_tickets, 0);
       v_new.status := coalesce(v_old.status, 'active');
       v_new.created_at := coalesce(v_old.created_at, farebox._now());
