@@ -80,12 +80,15 @@ class Lane:
         self,
         connection: psycopg.AsyncConnection[Any],
         *,
+        pooled: bool,
         prepare: bool,
         on_change: Callable[[Lane], None],
     ) -> None:
+        """`pooled`: a pooler is in between."""
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._pg = connection.pgconn
+        self.pooled = pooled
         self._prepare = prepare
         self._prepared: set[str] = set()
         self._on_change = on_change
@@ -115,10 +118,14 @@ class Lane:
         connection: psycopg.AsyncConnection[Any] | None = None
         try:
             connection = await psycopg.AsyncConnection.connect(target.conninfo, autocommit=True)
-            if prepare is None:
-                prepare = not await is_pooled(connection)
+            pooled = await is_pooled(connection)
             set_json_loads(_load_json, connection)
-            return Lane(connection, prepare=prepare, on_change=on_change)
+            return Lane(
+                connection,
+                pooled=pooled,
+                prepare=not pooled if prepare is None else prepare,
+                on_change=on_change,
+            )
         except psycopg.Error as error:
             failure = map_error(error)
             if not isinstance(failure, ConfigurationError):

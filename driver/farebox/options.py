@@ -52,41 +52,44 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every option with its default. Raises `ConfigurationError` for a value out of range.
-
-    - `strict`: raise for a malformed request before anything is sent; else the database judges it. -
-    `connections`: at most so many to the primary; `pipeline`: statements in flight on each. -
-    `max_batch`: elements in a shared batch, 1 to 10,000. - `max_waiting`: calls that may wait for a
-    connection; `when_full`: a further one waits for a place, or raises `BusyError`. - `timeout`: seconds
-    for a call in all, retries included (None: no limit); for `create_tickets`, for each chunk. -
-    `attempts`: tries in all when an error is transient; `backoff`: seconds, doubled for each further
-    delay, of which a random share is waited. - `prepared_statements`: None means wherever no pooler is
-    in between. True is right for PgBouncer 1.21 and later with max_prepared_statements. - `read_dsn`:
-    replicas for reads, one or several hosts; `read_connections` to them; `consistency`: what reads see
-    unless they say otherwise; `replica_wait`: seconds to wait for a replica to catch up, then the
-    primary. - `catalog_ttl`: seconds that look-ups are cached at most (0: never); `catalog_size`:
-    entries; `listen_dsn`: where to listen for changes when `dsn` goes through a pooler. - `on_event`:
-    called with each `farebox.events.Event`, on the event loop: be quick.
-    """
+    """Every option with its default. Raises `ConfigurationError` for a value out of range."""
 
     strict: bool = True
+    """Raise for a malformed request before anything is sent; else the database judges it."""
     connections: int = 4
+    """At most so many to the primary."""
     pipeline: int = 4
+    """Statements in flight on each; through a pooler always one, for not all of them survive more."""
     max_batch: int = 100
+    """Elements in a shared batch, 1 to 10,000."""
     max_waiting: int = 10_000
+    """Calls that may wait for a connection."""
     when_full: Literal["wait", "raise"] = "wait"
+    """A further call waits for a place, or raises `BusyError`."""
     timeout: float | None = 30.0
+    """Seconds for a call in all, retries included (None: no limit); of a list, for each chunk."""
     attempts: int = 3
+    """Tries in all when errors are transient; a refused connection counts as one."""
     backoff: float = 0.1
+    """Seconds before the second try, doubled for each further one; a random share of it is waited."""
     prepared_statements: bool | None = None
+    """None: wherever no pooler is in between. True suits PgBouncer 1.21 with max_prepared_statements."""
     read_dsn: str | None = None
+    """Replicas for reads, one host or several; the primary stands in for them."""
     read_connections: int = 2
+    """At most so many to the replicas."""
     consistency: Consistency = "replica"
+    """What reads see unless they say otherwise: see `AsyncFarebox.get_ticket`."""
     replica_wait: float = 0.25
+    """Seconds to wait for a replica that has not replayed the client's own writes; then the primary."""
     catalog_ttl: float = 30.0
+    """Seconds that look-ups are cached at most (0: not at all)."""
     catalog_size: int = 10_000
+    """Look-ups cached at most."""
     listen_dsn: str | None = None
+    """Where to listen for changes of the catalog when `dsn` goes through a pooler."""
     on_event: Hook | None = None
+    """Called with each `farebox.events.Event`, on the client's event loop: be quick."""
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_1 + _AT_LEAST_0:

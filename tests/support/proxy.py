@@ -59,7 +59,7 @@ class Proxy:
         self._call(self._cut)
 
     def drop_answers(self, count: int = 1, *, with_text: bytes = b"") -> None:
-        """Swallow the next `count` answers with this text in them, once complete, and reset their connections.
+        """Swallow the next `count` answers with this text in them, once complete; reset their connections.
 
         What they answer is committed by then. `wait_for_dropped_answer` returns after the first one.
         """
