@@ -1,0 +1,1 @@
+"""The SQL core: its meaning, its behaviour under concurrency, its rights and its plans."""
