@@ -38,7 +38,9 @@ APPLICATION_NAME: Final = "farebox migrate"
 DDL_LOCK_SECONDS: Final = 10
 """How long a migration waits for a table that somebody uses; queueing longer would stop everybody else."""
 
-_BOOTSTRAP_KEY: Final = 4_706_270_921_135_071
+BOOTSTRAP_KEY: Final = 4_706_270_921_135_071
+"""The advisory lock of whoever creates the bookkeeping."""
+
 _LOCK_POLL_SECONDS: Final = 0.25
 
 
@@ -76,7 +78,7 @@ class Backend(PostgresqlPsycopgBackend):
     def create_bookkeeping(self) -> None:
         """Creates the schema and yoyo's lock table where missing; several processes may do so at once."""
         with self.transaction():
-            self.execute(f"select pg_advisory_xact_lock({_BOOTSTRAP_KEY})")
+            self.execute(f"select pg_advisory_xact_lock({BOOTSTRAP_KEY})")
             if self.execute(f"select from pg_namespace where nspname = '{SCHEMA}'").fetchone() is None:
                 self.execute(f"create schema {SCHEMA}")
                 self.execute(
