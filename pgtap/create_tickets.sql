@@ -1,6 +1,6 @@
 -- create_tickets: payments become tickets, exactly once each; one outcome for each element, in order.
 begin;
-select plan(208);
+select plan(212);
 
 create or replace function farebox._now() returns timestamptz
 language sql volatile parallel safe as $$ select '2025-06-01 08:00:00+00'::timestamptz $$;
@@ -486,10 +486,10 @@ select lives_ok($$select farebox.create_tickets('[
   {"monime_transaction_id": " kept ", "company_id": "c0000000-0000-7000-8000-000000000001"},
   {"monime_transaction_id": "kept", "company_id": 1}]')$$, 'two other requests in one batch');
 select is(pg_temp.unapplied('kept'),
-  'c0000000-0000-7000-8000-000000000001, company_id_invalid, 4 attempts, 08:00 to 10:00, now {"monime_transaction_id": "kept", "company_id": 1}, earlier '
+  ', company_id_invalid, 4 attempts, 08:00 to 10:00, now {"monime_transaction_id": "kept", "company_id": 1}, earlier '
   '{"{\"monime_transaction_id\": \" kept \", \"company_id\": \"c0000000-0000-7000-8000-000000000001\"}",'
   '"{\"monime_transaction_id\" : \"kept\", \"amount\":1}"}, open',
-  'the latest request and its reason, the earlier ones newest first, the company that one of them named');
+  'the latest request and its reason, the earlier ones newest first; no company, for not all named the same');
 select lives_ok($$select farebox.create_tickets((
   select json_agg(json_build_object('monime_transaction_id', 'kept', 'company_id', n)) from generate_series(2, 12) as n))$$,
   'eleven more requests');
@@ -506,16 +506,23 @@ select is(
     from farebox.unapplied_payments as u
     join farebox.tickets as t on t.id = u.ticket_id and t.monime_transaction_id = u.monime_transaction_id
     where u.monime_transaction_id = 'kept'),
-  'c0000000-0000-7000-8000-000000000001, company_id_invalid, 15 attempts, last 2025-06-01 10:00:00, resolved 2025-06-01 11:00:00',
+  ', company_id_invalid, 15 attempts, last 2025-06-01 10:00:00, resolved 2025-06-01 11:00:00',
   'its row is resolved by the ticket, the rest of it stays');
 select pg_temp.at_hour(12);
 select is(pg_temp.outcome('{"monime_transaction_id": "kept"}'), 'duplicate', 'a replay of it');
 select is((select resolved_at from farebox.unapplied_payments where monime_transaction_id = 'kept'), '2025-06-01 11:00:00+00'::timestamptz,
   'the row stays as it was resolved');
+select is(pg_temp.outcome('{"monime_transaction_id": "one too many"}'), 'created', 'a kept payment, applied for its company');
+select is((select company_id from farebox.unapplied_payments where monime_transaction_id = 'one too many'),
+  'c0000000-0000-7000-8000-000000000001'::uuid, 'its row stays that company''s');
 select is(pg_temp.outcome('{"monime_transaction_id": "bad otp_invalid", "company_id": "c0000000-0000-7000-8000-000000000002",
   "route_id": "d0000000-0000-7000-8000-000000000003"}'), 'created', 'a kept payment, bought from another company');
-select is((select company_id from farebox.unapplied_payments where monime_transaction_id = 'bad otp_invalid'),
-  'c0000000-0000-7000-8000-000000000002'::uuid, 'the resolved row names the company of the ticket');
+select is((select company_id from farebox.unapplied_payments where monime_transaction_id = 'bad otp_invalid'), null,
+  'its row is no company''s: neither may read what the other sent');
+select is(pg_temp.outcome('{"monime_transaction_id": "bad phone_invalid", "monime_otp": "x", "company_id": "c0000000-0000-7000-8000-000000000002"}'),
+  'rejected otp_invalid', 'a kept payment, claimed by another company');
+select is((select company_id from farebox.unapplied_payments where monime_transaction_id = 'bad phone_invalid'), null,
+  'its row is no company''s either');
 
 -- A transaction record that cannot be written ------------------------------------------------------------------
 
