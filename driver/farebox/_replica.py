@@ -17,7 +17,7 @@ from farebox.options import Consistency
 R = TypeVar("R")
 
 # A replica that failed is left alone for so long; reads go to the primary meanwhile.
-_REST_SECONDS: Final = 5.0
+REST_SECONDS: Final = 5.0
 # A replica that hangs must leave time for the primary.
 _SHARE_OF_TIME: Final = 0.3
 _FIRST_PAUSE: Final = 0.002
@@ -55,7 +55,7 @@ class Reader:
         except NotReplayedError:
             pass
         except (TransientError, ConfigurationError, NotMigratedError):
-            self._rests_until = self._loop.time() + _REST_SECONDS
+            self._rests_until = self._loop.time() + REST_SECONDS
         return await self._primary.run(call, parameters, self._patience)
 
     async def _own_writes(self) -> int | None:

@@ -231,8 +231,9 @@ class Scheduler:
     def _width(self, lane: Lane) -> int:
         """How many statements may be in flight.
 
-        Through a pooler one: PgBouncer 1.18 in transaction mode was seen to corrupt the stream of a client that
-        sends while earlier answers come back, others drop answers. More connections cost a pooler little.
+        Through a pooler one: PgBouncer 1.18 in transaction mode was seen to corrupt the stream of a
+        client that sends while earlier answers come back, others drop answers. More connections cost a
+        pooler little.
         """
         return 1 if lane.pooled else self._limits.pipeline
 
@@ -286,6 +287,7 @@ class Scheduler:
             now = self._loop.time()
             waited = statement.sent_at - min(caller.queued_at for caller in unit.callers)
             self._observer.batch(
+                self._target,
                 unit.call.function, len(unit.callers), attempt, waited, now - statement.sent_at, models, error
             )
         if error is not None:

@@ -132,19 +132,24 @@ LIST_UNAPPLIED_PAYMENTS = Call(
     UnappliedPayment,
 )
 
-# Two positions in the write-ahead log, in bytes: where the primary writes, and what this server has
-# replayed.
+# Two positions in the write-ahead log, in bytes: behind every answered commit of this server, and what it has
+# replayed. Commits are flushed before they are answered unless the session was told otherwise; what lies
+# behind the flushed part (hints, pruning) can stay there for a while, and is nothing to wait for.
 WRITTEN = Call(
-    "pg_current_wal_insert_lsn",
+    "wal_written",
     (),
     int,
-    sql="select pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::bigint",
+    sql="select pg_catalog.pg_wal_lsn_diff("
+    "case when pg_catalog.current_setting('synchronous_commit') = 'off'"
+    " then pg_catalog.pg_current_wal_insert_lsn() else pg_catalog.pg_current_wal_flush_lsn() end,"
+    " '0/0')::bigint",
 )
 REPLAYED = Call(
-    "pg_last_wal_replay_lsn",
+    "wal_replayed",
     (),
     int,
-    sql="select pg_catalog.pg_wal_lsn_diff(case when pg_catalog.pg_is_in_recovery()"
+    sql="select pg_catalog.pg_wal_lsn_diff("
+    "case when pg_catalog.pg_is_in_recovery()"
     " then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_insert_lsn() end,"
     " '0/0')::bigint",
 )

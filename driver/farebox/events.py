@@ -21,13 +21,14 @@ log = logging.getLogger("farebox")
 
 @dataclass(frozen=True, slots=True)
 class BatchEvent:
-    """One statement was answered.
+    """One statement was answered by the server `target`.
 
     `size` counts callers (shared batches) or 1; `waited` is how long the first of them stood in the
     queue and `duration` how long the answer took, both in seconds; `outcomes` counts the rows by
     outcome; `error` is the SQLSTATE or the class of a failure.
     """
 
+    target: str
     function: str
     size: int
     attempt: int
@@ -80,6 +81,7 @@ class Observer:
 
     def batch(
         self,
+        target: object,
         function: str,
         size: int,
         attempt: int,
@@ -91,6 +93,7 @@ class Observer:
         """A statement was answered with `rows` (models) or an error."""
         outcomes = Counter(row.outcome for row in rows if hasattr(row, "outcome"))
         event = BatchEvent(
+            str(target),
             function,
             size,
             attempt,
