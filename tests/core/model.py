@@ -77,21 +77,22 @@ class Code:
         if self.used == self.total:
             self.status = "expired"
 
-    def limit(self, total: int, now: datetime) -> str:
-        """The administrator's new total; returns the outcome of ``issue_payment_codes``."""
+    def change(self, total: int, expires_at: datetime | None, now: datetime) -> str:
+        """The administrator's new terms; returns the outcome, or reason, of ``issue_payment_codes``."""
         if total < self.used:
             return "total_below_used"
-        if total == self.total:
+        if (total, expires_at) == (self.total, self.expires_at):
             return "unchanged"
         if self.status == "cancelled":
             return "code_cancelled"
-        was_spent = self.status == "expired" and self.used >= self.total
-        self.total = total
+        was_over = self.used >= self.total or (self.expires_at is not None and self.expires_at <= now)
+        self.total, self.expires_at = total, expires_at
         if self.used == total and self.status == "active":
             self.status = "expired"
-        elif was_spent and self.used < total and (self.expires_at is None or self.expires_at > now):
-            # open: a spent code with a new limit sells again.
-            self.status = "active"
+        elif self.status == "expired" and was_over and self.used < total:
+            # open: a code that was spent, or whose time was over, sells again once it has uses and time left.
+            has_time = expires_at is None or expires_at > now
+            self.status = "active" if has_time else "expired"
         return "updated"
 
 
@@ -117,8 +118,9 @@ class Ticket:
 
 @dataclass(eq=False)
 class Unapplied:
-    """A rejected payment."""
+    """A rejected payment; ``company`` None: companies disagree about it, or it names none."""
 
+    company: UUID | None
     request: str
     reason: str
     first_seen: datetime
@@ -158,7 +160,7 @@ class Model:
         request = _Request(element)
         expected = self._judge(request)
         if request.transaction is not None:
-            self._keep(request.transaction, element, expected)
+            self._keep(request.transaction, request.company, element, expected)
         return expected
 
     def open_payments(self, limit: int, reason: str | None) -> list[str]:
@@ -188,19 +190,24 @@ class Model:
             code.status = "expired"
         return len(over)
 
-    def _keep(self, transaction: str, element: str, expected: Expected) -> None:
+    def _keep(self, transaction: str, company: UUID | None, element: str, expected: Expected) -> None:
         kept = self.unapplied.get(transaction)
         if expected.outcome == "rejected" and expected.reason != "transaction_id_unavailable":
             assert expected.reason is not None
             if kept is None:
-                kept = Unapplied(element, expected.reason, self.now, self.now)
+                kept = Unapplied(company, element, expected.reason, self.now, self.now)
                 self.unapplied[transaction] = kept
             else:
                 kept.request, kept.reason, kept.last_seen = element, expected.reason, self.now
                 kept.attempts += 1
-        if kept is not None:
-            # open: whatever brings the payment up again while it has a ticket resolves the row.
-            kept.ticket = self.tickets.get(transaction)
+                if kept.company != company:
+                    kept.company = None
+        # open: whatever brings the payment up again while it has a ticket resolves the row.
+        ticket = self.tickets.get(transaction)
+        if kept is not None and ticket is not None:
+            kept.ticket = ticket
+            if kept.company != ticket.company:
+                kept.company = None
 
     def _judge(self, request: "_Request") -> Expected:
         given = request.given

@@ -1,11 +1,12 @@
 """A batch means its elements one after the other: compared, row by row, with a model in plain Python."""
 
+import json
 import os
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import ClassVar, LiteralString
+from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
 import hypothesis
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.core.model import Code, Company, Expected, Model, Route
+from tests.core.model import Code, Company, Expected, Model, Route, Unapplied
 from tests.core.requests_pool import BATCHES, CODES, COMPANIES, ELEMENTS, ROUTES
 from tests.core.support import Connection, Outcome, apply_unapplied, create, create_one
 from tests.support.database import Database, Row
@@ -127,15 +128,26 @@ class Batches(RuleBasedStateMachine):
             ["inactive" if inactive else "active", ROUTES[number]],
         )
 
-    @rule(code=st.sampled_from(CODES), total=st.integers(1, 12))
-    def set_the_limit_of_a_code(self, code: str, total: int) -> None:
+    @rule(
+        code=st.sampled_from(CODES),
+        total=st.none() | st.integers(1, 12),
+        seconds=st.none() | st.integers(-3, 8),
+    )
+    def change_the_terms_of_a_code(self, code: str, total: int | None, seconds: int | None) -> None:
         self._tick()
+        known = self.model.codes[code]
+        terms: dict[str, Any] = {"company_id": str(known.company), "code": code}
+        expires_at = known.expires_at
+        if total is not None:
+            terms["total_tickets"] = total
+        if seconds is not None:
+            expires_at = self.model.now + timedelta(seconds=seconds)
+            terms["expires_at"] = expires_at.isoformat()
         [(outcome, reason)] = self.conn.execute(
-            "select outcome, reason from farebox.issue_payment_codes(json_build_array("
-            "json_build_object('company_id', %s::text, 'code', %s::text, 'total_tickets', %s::int)))",
-            [str(self.model.codes[code].company), code, total],
+            "select outcome, reason from farebox.issue_payment_codes(%s::json)", [json.dumps([terms])]
         )
-        assert (reason or outcome) == self.model.codes[code].limit(total, self.model.now)
+        expected = known.change(known.total if total is None else total, expires_at, self.model.now)
+        assert (reason or outcome) == expected
         self._same_state()
 
     @rule(code=st.sampled_from(CODES))
@@ -229,10 +241,11 @@ class Batches(RuleBasedStateMachine):
             },
         )
         self._same(
-            "select monime_transaction_id, request::text, reason, first_seen_at, last_seen_at, attempts,"
-            " ticket_id from farebox.unapplied_payments where (resolved_at is null) = (ticket_id is null)",
+            "select monime_transaction_id, company_id, request::text, reason, first_seen_at, last_seen_at,"
+            " attempts, ticket_id from farebox.unapplied_payments"
+            " where (resolved_at is null) = (ticket_id is null)",
             {
-                (key, u.request, u.reason, u.first_seen, u.last_seen, u.attempts, u.ticket and u.ticket.id)
+                (key, u.company, u.request, u.reason, u.first_seen, u.last_seen, u.attempts, _ticket_id(u))
                 for key, u in model.unapplied.items()
             },
         )
@@ -241,6 +254,10 @@ class Batches(RuleBasedStateMachine):
         rows = self.conn.execute(query).fetchall()
         assert set(rows) == expected
         assert len(rows) == len(expected)
+
+
+def _ticket_id(kept: Unapplied) -> UUID | None:
+    return kept.ticket.id if kept.ticket is not None else None
 
 
 def test_batches_mean_their_elements_one_after_the_other(db: Database) -> None:
