@@ -1,6 +1,6 @@
 -- create_tickets: payments become tickets, exactly once each; one outcome for each element, in order.
 begin;
-select plan(212);
+select plan(214);
 
 create or replace function farebox._now() returns timestamptz
 language sql volatile parallel safe as $$ select '2025-06-01 08:00:00+00'::timestamptz $$;
@@ -226,9 +226,11 @@ from (values
   ('company_id_invalid', '{"company_id": "c0000000-0000-7000-8000-00000000000"}'),
   ('company_id_invalid', '{"company_id": 1}'),
   ('company_id_invalid', '{"company_id": {}}'),
+  ('company_id_invalid', '{"company_id": 12345678123456781234567812345678}'),
   ('route_id_invalid', '{"route_id": null}'),
   ('route_id_invalid', '{"route_id": "Freetown - Bo"}'),
   ('route_id_invalid', '{"route_id": []}'),
+  ('route_id_invalid', '{"route_id": 12345678123456781234567812345678}'),
   ('phone_invalid', '{"passenger_phone": null}'),
   ('phone_invalid', '{"passenger_phone": ""}'),
   ('phone_invalid', '{"passenger_phone": "23276123456"}'),
