@@ -63,6 +63,14 @@
 \ir functions/pending_tickets.sql
 \ir functions/company_summary.sql
 \ir functions/verify.sql
+\ir functions/metrics_tickets.sql
+\ir functions/metrics_batches.sql
+\ir functions/metrics_unapplied.sql
+\ir functions/metrics_codes.sql
+\ir functions/metrics_storage.sql
+\ir functions/metrics_server.sql
+\ir functions/purge_unapplied_payments.sql
+\ir functions/analyze_tables.sql
 \ir functions/bind_company_login.sql
 \ir functions/_login_company.sql
 \ir functions/_follow_code_terms.sql

@@ -8,6 +8,7 @@ import click
 
 from farebox.cli.catalog import code, company, route
 from farebox.cli.demo import demo
+from farebox.cli.doctor import doctor
 from farebox.cli.embedded import down, up
 from farebox.cli.migrations import migrate, print_sql, rollback, status
 from farebox.cli.operations import records, unapplied, verify
@@ -43,7 +44,7 @@ for _command in (
     *(migrate, rollback, status, print_sql),
     *(company, route, code),
     *(create, import_payments),
-    *(unapplied, records, verify),
+    *(unapplied, records, verify, doctor),
 ):
     cli.add_command(_command)
 

@@ -41,6 +41,7 @@ class Exit(IntEnum):
     DATABASE = 3
     DENIED = 4
     FAILED = 5
+    PROBLEM = 6
     BUG = 70
     INTERRUPTED = 130
 
@@ -53,6 +54,7 @@ Exit codes:
   3    the database cannot be reached, or is not set up (farebox up, farebox migrate)
   4    the login may not do this
   5    the database refused for another reason
+  6    the doctor found a problem (1: warnings at most)
   70   a bug in farebox
   130  interrupted
 """

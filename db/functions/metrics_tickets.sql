@@ -1,0 +1,43 @@
+-- Purpose: metrics of what became of payments. Nothing is counted while tickets are sold: these are numbers that PostgreSQL keeps anyway.
+-- Returns: one row for each sample, for Prometheus: metric, labels, value. Counters start anew when statistics are reset.
+--   Duplicates and conflicts write nothing; they show together as tickets found again by their payment.
+set role farebox_owner;
+
+create function farebox.metrics_tickets()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select 'farebox_rows_written_total', jsonb_build_object('table', s.relname, 'operation', o.operation), o.rows::double precision
+    from pg_stat_all_tables as s
+    cross join lateral (values ('insert', s.n_tup_ins), ('update', s.n_tup_upd), ('delete', s.n_tup_del)) as o (operation, rows)
+    where s.schemaname = 'farebox'
+
+    union all
+    select 'farebox_tickets_found_again_total', '{}', s.idx_tup_read::double precision
+    from pg_stat_all_indexes as s
+    where s.indexrelid = 'farebox.idx_tickets_transaction_lookup'::regclass
+
+    union all
+    -- -1 is what a table has that was never analyzed.
+    select 'farebox_rows_estimate', jsonb_build_object('table', c.relname), greatest(c.reltuples, 0)::double precision
+    from pg_class as c
+    where c.relnamespace = 'farebox'::regnamespace and c.relkind in ('r', 'p')
+
+    union all
+    select 'farebox_tickets_pending_estimate', '{}', greatest(c.reltuples, 0)::double precision
+    from pg_class as c
+    where c.oid = 'farebox.idx_tickets_pending'::regclass
+
+    union all
+    -- Ids are in order of time: one look at the end of the index.
+    select 'farebox_last_ticket_timestamp_seconds', '{}', extract(epoch from t.created_at)::double precision
+    from (select t.created_at from farebox.tickets as t order by t.id desc limit 1) as t;
+end
+$$;
+
+comment on function farebox.metrics_tickets() is 'Metrics of tickets and of the rows behind them, for Prometheus';
+
+reset role;

@@ -1,0 +1,95 @@
+# ruff: noqa: E501 - sentences and SQL stay in one piece
+"""`farebox doctor`: looks at everything that is known to go wrong, says why it matters and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+
+from farebox._dsn import Target
+from farebox.doctor import _activity, _money, _schema, _server, _tables
+from farebox.doctor._finding import CHECKS, Check, Context, Finding, Level, Thresholds, worst
+from farebox.errors import FareboxError, map_error
+
+__all__ = ["CHECKS", "Check", "Finding", "Level", "Thresholds", "diagnose", "repair", "worst"]
+
+# Importing these is what fills the list of checks; their order is that of the report.
+_MODULES = (_server, _schema, _tables, _activity, _money)
+
+
+def diagnose(
+    dsn: str,
+    *,
+    thresholds: Thresholds | None = None,
+    quick: bool = False,
+    on_check: Callable[[Check], None] | None = None,
+) -> Iterator[Finding]:
+    """Examine the database with that DSN; a finding for each thing wrong, and one for each check that is fine.
+
+    Reads only. `quick` leaves out what reads whole tables (`verify()`). `on_check` is told before each check.
+    Raises TransientError or ConfigurationError when there is no connection.
+    """
+    with _connect(dsn) as conn:
+        context = Context(dsn, conn, thresholds or Thresholds())
+        for check in CHECKS:
+            if quick and check.reads_everything:
+                continue
+            if on_check is not None:
+                on_check(check)
+            yield from _look(context, check)
+
+
+def repair(dsn: str, finding: Finding) -> None:
+    """Run the safe repairs of a finding, each in a transaction of its own.
+
+    Raises FareboxError: what the server said to the first that failed; those before it stand.
+    """
+    with _connect(dsn) as conn:
+        for statement in finding.repairs:
+            try:
+                conn.execute(statement.encode(), prepare=False)
+            except psycopg.Error as error:
+                raise map_error(error) from None
+
+
+def _connect(dsn: str) -> psycopg.Connection[Any]:
+    try:
+        conn = psycopg.connect(Target(dsn).conninfo, autocommit=True, application_name="farebox doctor")
+    except psycopg.Error as error:
+        raise map_error(error) from None
+    conn.prepare_threshold = None
+    return conn
+
+
+def _look(context: Context, check: Check) -> Iterator[Finding]:
+    count = 0
+    try:
+        if check.needs_schema and not context.is_current:
+            # The check of the migrations has said so already.
+            return
+        for finding in check.look(context):
+            count += 1
+            yield finding
+    except psycopg.errors.QueryCanceled:
+        yield _not_checked(
+            check, "it took too long", f"farebox {check.name}" if check.name == "verify" else None
+        )
+    except psycopg.errors.InsufficientPrivilege:
+        yield _not_checked(
+            check,
+            f"the login {context.user} may not look",
+            f"grant pg_monitor to {context.user}; grant farebox_admin to {context.user};",
+        )
+    except psycopg.OperationalError as error:
+        raise map_error(error) from None
+    except FareboxError as error:
+        yield _not_checked(check, str(error.args[0]), error.hint)
+    else:
+        if not count:
+            yield Finding(check.name, Level.OK, check.good, check.why)
+
+
+def _not_checked(check: Check, because: str, fix: str | None) -> Finding:
+    return Finding(check.name, Level.WARNING, f"could not be checked: {because}", check.why, fix)
