@@ -107,7 +107,11 @@ begin
 
   v_outcomes := farebox._settle_records(farebox._judge_requests(v_requests, v_created), v_now);
   if v_has_unapplied or exists (select from unnest(v_outcomes) as o where o.outcome = 'rejected') then
-    perform farebox._keep_unapplied_payments(v_batch, v_requests, v_outcomes, v_now);
+    begin
+      perform farebox._keep_unapplied_payments(v_batch, v_requests, v_outcomes, v_now);
+    exception when statement_too_complex then  -- a request nested so deeply that it could only just be read
+      perform farebox._keep_unapplied_payments(farebox._shallow_json(v_batch), v_requests, v_outcomes, v_now);
+    end;
   end if;
   return query select o.* from unnest(v_outcomes) as o;
 end
