@@ -245,7 +245,7 @@ create index idx_unapplied_payments_open on farebox.unapplied_payments (last_see
 
 comment on table farebox.unapplied_payments is 'Money that arrived and could not become a ticket; never forgotten, can be applied later';
 comment on column farebox.unapplied_payments.monime_transaction_id is 'The payment, trimmed; one row a payment';
-comment on column farebox.unapplied_payments.company_id is 'The company the request named, when it was a UUID at all; the ticket''s once resolved';
+comment on column farebox.unapplied_payments.company_id is 'The company that all its requests named; null when they named none or several, or the ticket is another company''s';
 comment on column farebox.unapplied_payments.request is 'The latest request, exactly as it came';
 comment on column farebox.unapplied_payments.reason is 'Why the latest attempt was rejected';
 comment on column farebox.unapplied_payments.first_seen_at is 'When the payment was first rejected';

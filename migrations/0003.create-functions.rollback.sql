@@ -16,10 +16,18 @@ drop trigger payment_codes_lock_tickets on farebox.payment_codes;
 drop trigger routes_with_tickets_stay on farebox.routes;
 drop trigger routes_lock_tickets on farebox.routes;
 drop function farebox._refuse_delete_when_sold();
-drop trigger payment_codes_status_follows_limit on farebox.payment_codes;
-drop function farebox._follow_code_limit();
+drop trigger payment_codes_status_follows_terms on farebox.payment_codes;
+drop function farebox._follow_code_terms();
 drop function farebox._login_company();
 drop function farebox.bind_company_login(p_login name, p_company_id uuid);
+drop function farebox.analyze_tables(p_share double precision);
+drop function farebox.purge_unapplied_payments(p_before timestamptz, p_limit int);
+drop function farebox.metrics_server();
+drop function farebox.metrics_storage();
+drop function farebox.metrics_codes();
+drop function farebox.metrics_unapplied();
+drop function farebox.metrics_batches();
+drop function farebox.metrics_tickets();
 drop function farebox.verify();
 drop function farebox.company_summary(p_company_id uuid, p_from timestamptz, p_to timestamptz);
 drop function farebox.pending_tickets(p_company_id uuid, p_limit int, p_after_created_at timestamptz,
@@ -46,20 +54,26 @@ drop function farebox.create_ticket(p_ticket json);
 drop function farebox.create_tickets(p_batch json);
 drop function farebox._keep_unapplied_payments(p_batch json, p_requests farebox._ticket_request[], p_outcomes
   farebox.ticket_outcome[], p_now timestamptz);
-drop function farebox._repair_records(p_outcomes farebox.ticket_outcome[], p_now timestamptz, p_write
-  boolean);
+drop function farebox._settle_records(p_outcomes farebox.ticket_outcome[], p_now timestamptz);
 drop function farebox._record_transactions(p_tickets farebox._ticket_request[], p_now timestamptz, out written
-  int, out all_stand boolean);
+  int, out missing uuid[]);
 drop function farebox._record_of(p_ticket farebox.tickets);
 drop function farebox._judge_requests(p_requests farebox._ticket_request[], p_created int);
-drop function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz, out created
-  int);
+drop function farebox._charge_codes(p_requests farebox._ticket_request[]);
+drop function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz);
 drop function farebox._recognise_tickets(p_requests farebox._ticket_request[]);
 drop function farebox._allocate_codes(p_requests farebox._ticket_request[], out requests
   farebox._ticket_request[], out runs_out boolean, out winners int);
 drop function farebox._refuse_codes(p_requests farebox._ticket_request[], p_now timestamptz);
-drop function farebox._read_requests(p_batch json, p_now timestamptz, out requests farebox._ticket_request[],
-  out has_code boolean, out has_unapplied boolean);
+drop function farebox._read_requests(p_batch json, p_is_clean boolean, p_now timestamptz, out requests
+  farebox._ticket_request[], out has_code boolean);
+drop function farebox._answer_replay(p_batch json);
+drop function farebox._looks_replayed(p_batch json);
+drop function farebox._differing(p_route_id uuid, p_phone text, p_code text, p_otp text, p_amount bigint,
+  p_new_route_id uuid, p_new_phone text, p_new_code text, p_new_otp text, p_new_amount bigint);
+drop function farebox._parse_batch(p_batch json);
+drop function farebox._otp(p_text text);
+drop function farebox._shallow_json(p_batch json);
 drop function farebox._clean_batch(p_batch json);
 drop function farebox._check_limit(p_limit int, p_most int);
 drop function farebox._batch_length(p_batch json);

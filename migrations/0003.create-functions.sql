@@ -22,7 +22,7 @@ reset role;
 
 -- [copy of db/functions/_json_object.sql]
 -- Purpose: an element of a catalog batch in a form whose fields can be read safely.
--- Parameters: p_element.  Returns: the object, or null when it is no object or holds what no text or number can (a NUL escape, 1e99999).
+-- Parameters: p_element.  Returns: the object, or null when it is no object or holds what no text or number can (a NUL escape, 1e99999, a thousandfold nesting).
 set role farebox_owner;
 
 create function farebox._json_object(p_element json)
@@ -34,7 +34,7 @@ begin
     return p_element::jsonb;
   end if;
   return null;
-exception when data_exception then
+exception when data_exception or statement_too_complex or program_limit_exceeded then
   return null;
 end
 $$;
@@ -293,8 +293,8 @@ begin
       end if;
       v_clean := v_clean || case when json_typeof(v_element) = 'object' then (
         select json_build_object(
-          'company_id', farebox._uuid(r.company_id),
-          'route_id', farebox._uuid(r.route_id),
+          'company_id', case when json_typeof(r.company_id) = 'string' then farebox._uuid(r.company_id #>> '{}') end,
+          'route_id', case when json_typeof(r.route_id) = 'string' then farebox._uuid(r.route_id #>> '{}') end,
           'passenger_phone', r.passenger_phone,
           'monime_transaction_id', case when position(repeat(E'\u0001', 65) in r.monime_transaction_id #>> '{}') = 0
             then r.monime_transaction_id end,
@@ -302,10 +302,10 @@ begin
           'amount', r.amount,
           'commission_rate', r.commission_rate,
           'payment_code', r.payment_code)
-        from json_to_record(v_element) as r(company_id text, route_id text, passenger_phone json,
+        from json_to_record(v_element) as r(company_id json, route_id json, passenger_phone json,
           monime_transaction_id json, monime_otp json, amount json, commission_rate json, payment_code json)
       ) else '{}'::json end;
-    exception when data_exception then
+    exception when data_exception or statement_too_complex then
       v_clean := v_clean || '{}'::json;  -- unreadable as a whole: it will be rejected for its transaction id
     end;
   end loop;
@@ -318,25 +318,73 @@ comment on function farebox._clean_batch(json) is
 
 reset role;
 
--- [copy of db/functions/_read_requests.sql]
--- Purpose: the elements of a batch, normalised, each with the first reason that speaks against a ticket, by format and catalog.
--- Parameters: p_batch, an array; p_now.
--- Returns: the requests in order; whether any names a code; whether an open unapplied payment is among them. Reason `known`: it carries a code and has its ticket already.
--- Raises: data exceptions for what json_to_recordset cannot read; the caller cleans the batch then.
+-- [copy of db/functions/_shallow_json.sql]
+-- Purpose: a batch without what is nested so deeply that the JSON functions run out of stack on it.
+-- Parameters: p_batch.  Returns: the batch; what lies deeper than 20 levels is cut out of it.
 set role farebox_owner;
 
-create function farebox._read_requests(p_batch json, p_now timestamptz,
-  out requests farebox._ticket_request[], out has_code boolean, out has_unapplied boolean)
-language plpgsql volatile security invoker
+create function farebox._shallow_json(p_batch json)
+returns json
+language sql immutable strict security invoker parallel safe
 as $$
-declare
-  -- One time-ordered id a batch, its last four digits replaced by the ordinal: drawing each by itself would cost as much as
-  -- reading the element. What remains random tells batches of the same instant apart.
-  v_id_prefix text := left(farebox._uuid_v7()::text, 32);
-begin
-  -- `materialized` and `offset 0` keep the planner from dissolving a step into the next one, where each use would compute
-  -- its columns again. A lateral subquery that cannot be dissolved goes by its index, whatever the statistics say.
-  with field as materialized (
+  -- Read token by token: a string, a bracket, or what is between them; the depth after each token is known by counting.
+  select string_agg(t.token, '' order by t.position)::json
+  from (
+    select m.position, m.token[1] as token,
+      sum(case when m.token[1] in ('[', '{') then 1 when m.token[1] in (']', '}') then -1 else 0 end) over (order by m.position) as depth
+    from regexp_matches(p_batch::text, '("(?:[^"\\]|\\.)*"|[][{}]|[^][{}"]+)', 'g') with ordinality as m(token, position)
+  ) as t
+  where t.depth < 20 or t.depth = 20 and t.token in ('[', '{')
+$$;
+
+comment on function farebox._shallow_json(json) is 'Internal: a batch without what is nested deeper than 20 levels';
+
+reset role;
+
+-- [copy of db/functions/_otp.sql]
+-- Purpose: the rule for one-time passwords.
+-- Parameters: p_text, may be null.  Returns: 4 to 12 of A-Z a-z 0-9, trimmed, or null when it is none.
+set role farebox_owner;
+
+create function farebox._otp(p_text text)
+returns text
+language sql immutable security invoker parallel safe
+as $$
+  select case
+    when p_text collate "C" ~ '^[A-Za-z0-9]+$' and length(p_text) between 4 and 12 then p_text
+    when farebox._trimmed(p_text) collate "C" ~ '^[A-Za-z0-9]{4,12}$' then farebox._trimmed(p_text)
+  end
+$$;
+
+comment on function farebox._otp(text) is 'A one-time password, null when the text is none';
+
+reset role;
+
+-- [copy of db/functions/_parse_batch.sql]
+-- Purpose: the elements of a batch as columns, normalised; a value that breaks its format is null. No element is judged here.
+-- Parameters: p_batch, an array.  Returns: a row for each element; transaction_id is trimmed, its length not yet checked.
+-- Raises: data exceptions for what json_to_recordset cannot read (see _clean_batch).
+-- Without settings of its own and stable, so that it is inlined into the statements that use it.
+set role farebox_owner;
+
+create function farebox._parse_batch(p_batch json)
+returns table (ordinal int, given_id text, transaction_id text, company_id uuid, route_id uuid, passenger_phone text,
+  monime_otp text, payment_code text, amount bigint, rate_given boolean, rate numeric)
+language sql stable security invoker
+as $$
+  select
+    f.ordinal,
+    f.given_id,
+    case when f.is_text then farebox._trimmed(f.given_id) end,
+    f.company_id,
+    f.route_id,
+    farebox._phone(f.passenger_phone),
+    farebox._otp(f.monime_otp),
+    f.payment_code,
+    farebox._amount(f.amount),
+    f.commission_rate is not null,
+    farebox._number(f.commission_rate, 0, 1, 4)
+  from (
     select
       x.ordinal::int as ordinal,
       x.monime_transaction_id #>> '{}' as given_id,
@@ -354,33 +402,152 @@ begin
       company_id uuid, route_id uuid, passenger_phone text, monime_transaction_id json, monime_otp json,
       amount text, commission_rate text, payment_code json)) with ordinality
       as x(company_id, route_id, passenger_phone, monime_transaction_id, monime_otp, amount, commission_rate, payment_code, ordinal)
-  ),
-  element as (
+    offset 0  -- keeps the planner from dissolving this step into the next, where each use would compute its columns again
+  ) as f
+$$;
+
+comment on function farebox._parse_batch(json) is 'Internal: the elements of a batch as columns, normalised';
+
+reset role;
+
+-- [copy of db/functions/_differing.sql]
+-- Purpose: what a request differs in from the ticket its payment has, in the contract's order.
+-- Parameters: the ticket's fields, then the request's; a malformed field is null and differs.  Returns: the names; empty when it is a replay.
+set role farebox_owner;
+
+create function farebox._differing(
+  p_route_id uuid, p_phone text, p_code text, p_otp text, p_amount bigint,
+  p_new_route_id uuid, p_new_phone text, p_new_code text, p_new_otp text, p_new_amount bigint)
+returns text[]
+language sql immutable security invoker parallel safe
+as $$
+  select case
+    when p_route_id = p_new_route_id and p_phone = p_new_phone and p_otp = p_new_otp and p_amount = p_new_amount
+      and p_code is not distinct from p_new_code
+      then '{}'::text[]
+    else array_remove(array[
+      case when p_route_id is distinct from p_new_route_id then 'route_id' end,
+      case when p_phone is distinct from p_new_phone then 'passenger_phone' end,
+      case when p_code is distinct from p_new_code then 'payment_code' end,
+      case when p_otp is distinct from p_new_otp then 'monime_otp' end,
+      case when p_amount is distinct from p_new_amount then 'amount' end], null)
+  end
+$$;
+
+comment on function farebox._differing(uuid, text, text, text, bigint, uuid, text, text, text, bigint) is
+  'Internal: the fields a request differs in from its payment''s ticket, in order';
+
+reset role;
+
+-- [copy of db/functions/_looks_replayed.sql]
+-- Purpose: a guess whether a batch has been here before, from its first payment: right or wrong, only the way to the answer differs.
+-- Parameters: p_batch.  Returns: whether the first transaction id that stands plainly at its beginning has a ticket.
+set role farebox_owner;
+
+create function farebox._looks_replayed(p_batch json)
+returns boolean
+language plpgsql volatile security invoker
+as $$
+begin
+  return exists (
+    select from farebox.tickets as t
+    where t.monime_transaction_id =
+      substring(left(p_batch::text, 1000) collate "C" from '"monime_transaction_id" *: *"([^"\\]+)"'));
+end
+$$;
+
+comment on function farebox._looks_replayed(json) is 'Internal: a guess whether a batch has been here before';
+
+reset role;
+
+-- [copy of db/functions/_answer_replay.sql]
+-- Purpose: the short way of a batch that has been here before: every payment has its ticket, so nothing but the answer is left to do.
+-- Parameters: p_batch.  Returns: the outcomes in order; null when any element, record or open unapplied payment needs the long way.
+-- Raises: data exceptions for what cannot be read as it is.
+set role farebox_owner;
+
+create function farebox._answer_replay(p_batch json)
+returns farebox.ticket_outcome[]
+language plpgsql volatile security invoker
+as $$
+declare
+  v_outcomes farebox.ticket_outcome[];
+  v_is_replay boolean;
+begin
+  with compared as (
     select
-      f.ordinal,
-      f.given_id,
-      case when f.is_text then farebox._trimmed(f.given_id) end as transaction_id,
-      f.company_id,
-      f.route_id,
-      farebox._phone(f.passenger_phone) as passenger_phone,
-      farebox._trimmed(f.monime_otp) as monime_otp,
-      f.payment_code,
-      farebox._amount(f.amount) as amount,
-      f.commission_rate is not null as rate_given,
-      farebox._number(f.commission_rate, 0, 1, 4) as rate
-    from field as f
+      e.ordinal, e.given_id, t.id, t.company_id = e.company_id as is_own,
+      farebox._differing(t.route_id, t.passenger_phone, k.code, t.monime_otp, t.amount,
+        e.route_id, e.passenger_phone, e.payment_code, e.monime_otp, e.amount) as differing,
+      x.ticket_id is not null as is_recorded,
+      u.is_open,
+      -- Such a UUID may have been a JSON number (see _read_requests).
+      e.company_id::text collate "C" ~ '[a-f]' and (e.route_id is null or e.route_id::text collate "C" ~ '[a-f]') as has_letters
+    from (select b.* from farebox._parse_batch(p_batch) as b offset 0) as e
+    left join lateral (
+      select t.* from farebox.tickets as t
+      where t.monime_transaction_id = case when e.company_id is not null then e.transaction_id end offset 0) as t on true
+    left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
+    left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
+    left join lateral (
+      select true as is_open from farebox.unapplied_payments as u
+      where u.monime_transaction_id = e.transaction_id and u.resolved_at is null offset 0) as u on true
     offset 0
+  )
+  select
+    array_agg(row(
+      c.ordinal, c.given_id,
+      case when not c.is_own then 'rejected' when c.differing = '{}' then 'duplicate' else 'conflict' end,
+      case when not c.is_own then 'transaction_id_unavailable' end,
+      case when c.is_own and c.differing = '{}' then c.id end,
+      case when c.is_own and c.differing <> '{}' then c.id end,
+      case when c.is_own and c.differing <> '{}' then c.differing end,
+      c.is_own and c.differing = '{}')::farebox.ticket_outcome order by c.ordinal),
+    bool_and(c.id is not null and c.is_open is null and c.has_letters and (c.is_recorded or not c.is_own or c.differing <> '{}'))
+  into v_outcomes, v_is_replay
+  from compared as c;
+
+  if v_is_replay then
+    return v_outcomes;
+  end if;
+  return null;
+end
+$$;
+
+comment on function farebox._answer_replay(json) is 'Internal: the outcomes of a batch whose payments all have their tickets, else null';
+
+reset role;
+
+-- [copy of db/functions/_read_requests.sql]
+-- Purpose: the elements of a batch, each with the first reason that speaks against a ticket, by format and catalog.
+-- Parameters: p_batch, an array; p_is_clean, it comes from _clean_batch; p_now.
+-- Returns: the requests in order; whether any names a code. Reason `known`: it names a code and has its ticket already.
+-- Raises: data exceptions for what cannot be read as it is; the caller cleans the batch then.
+set role farebox_owner;
+
+create function farebox._read_requests(p_batch json, p_is_clean boolean, p_now timestamptz,
+  out requests farebox._ticket_request[], out has_code boolean)
+language plpgsql volatile security invoker
+as $$
+declare
+  -- One time-ordered id a batch, its last four digits replaced by the ordinal: drawing each by itself would cost as much as
+  -- reading the element. What remains random tells batches of the same instant apart.
+  v_id_prefix text := left(farebox._uuid_v7()::text, 32);
+  v_has_digits_only boolean;
+begin
+  with element as materialized (
+    select b.* from farebox._parse_batch(p_batch) as b
   ),
-  -- A batch names few companies and routes, many times each: they are looked up once.
-  place as (
+  -- A batch names few companies and routes, many times each: they are looked up once. A lateral subquery that cannot be
+  -- dissolved (`offset 0`) goes by its index, whatever the statistics say.
+  place as materialized (
     select d.company_id, d.route_id, c.id is not null as has_company, c.status as company_status, c.commission_rate,
       r.company_id is not null as has_route, r.status as route_status
-    from (select distinct f.company_id, f.route_id from field as f) as d
+    from (select distinct e.company_id, e.route_id from element as e) as d
     left join lateral (
       select c.id, c.status, c.commission_rate from farebox.companies as c where c.id = d.company_id offset 0) as c on true
     left join lateral (
       select r.company_id, r.status from farebox.routes as r where r.id = d.route_id offset 0) as r on r.company_id = d.company_id
-    offset 0
   )
   select
     coalesce(array_agg(row(
@@ -389,11 +556,11 @@ begin
       e.company_id, e.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
       coalesce(e.rate, p.commission_rate),
       case
-        when coalesce(length(e.transaction_id), 0) not between 1 and 64 then 'transaction_id_invalid'
+        when (length(e.transaction_id) between 1 and 64) is not true then 'transaction_id_invalid'
         when e.company_id is null then 'company_id_invalid'
         when e.route_id is null then 'route_id_invalid'
         when e.passenger_phone is null then 'phone_invalid'
-        when (e.monime_otp collate "C" ~ '^[A-Za-z0-9]+$' and length(e.monime_otp) between 4 and 12) is not true then 'otp_invalid'
+        when e.monime_otp is null then 'otp_invalid'
         when e.amount is null then 'amount_invalid'
         when e.rate_given and e.rate is null then 'commission_rate_invalid'
         when not p.has_company then 'company_not_found'
@@ -408,8 +575,8 @@ begin
       end,
       (v_id_prefix || lpad(to_hex(e.ordinal), 4, '0'))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
     coalesce(bool_or(k.id is not null), false),
-    coalesce(bool_or(u.is_open), false)
-  into requests, has_code, has_unapplied
+    (select bool_or(d.company_id::text collate "C" !~ '[a-f]' or d.route_id::text collate "C" !~ '[a-f]') from place as d)
+  into requests, has_code, v_has_digits_only
   from element as e
   left join place as p on p.company_id = e.company_id and p.route_id = e.route_id
   left join lateral (
@@ -418,15 +585,17 @@ begin
   -- Only what would charge a code is looked up beforehand: a retry must not queue for the lock of its code.
   left join lateral (
     select t.id from farebox.tickets as t
-    where t.monime_transaction_id = case when k.id is not null then e.transaction_id end offset 0) as t on true
-  left join lateral (
-    select u.resolved_at is null as is_open from farebox.unapplied_payments as u
-    where u.monime_transaction_id = e.transaction_id offset 0) as u on true;
+    where t.monime_transaction_id = case when k.id is not null then e.transaction_id end offset 0) as t on true;
+
+  -- Such a UUID may have been a JSON number, which is no UUID: only the slow way of reading can tell.
+  if v_has_digits_only and not p_is_clean then
+    raise exception using errcode = 'data_exception', message = 'a UUID of digits only';
+  end if;
 end
 $$;
 
-comment on function farebox._read_requests(json, timestamptz) is
-  'Internal: the elements of a batch, normalised, each with the first reason against a ticket';
+comment on function farebox._read_requests(json, boolean, timestamptz) is
+  'Internal: the elements of a batch, each with the first reason against a ticket';
 
 reset role;
 
@@ -587,56 +756,74 @@ comment on function farebox._recognise_tickets(farebox._ticket_request[]) is
 reset role;
 
 -- [copy of db/functions/_insert_tickets.sql]
--- Purpose: writes the tickets and charges their codes, in one statement.
--- Parameters: p_requests; those without a reason are candidates, the first of each payment is written. p_now, their time.
+-- Purpose: writes the tickets, the first candidate of each payment.
+-- Parameters: p_requests; those without a reason are candidates. p_now, their time.
 -- Returns: how many were written; the others of the candidates' payments were lost to callers who have committed.
--- Locks and writes: tickets in the order of the payment, so that callers wait in one direction only; payment_codes, locked before.
+-- Locks and writes: tickets in the order of the payment, so that callers wait in one direction only.
 set role farebox_owner;
 
-create function farebox._insert_tickets(
-  p_requests farebox._ticket_request[], p_now timestamptz, out created int)
+create function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz)
+returns int
 language plpgsql volatile security invoker
 as $$
+declare
+  v_created int;
 begin
-  with created as (
-    insert into farebox.tickets (id, company_id, route_id, payment_code_id, amount, created_at, commission_rate,
-      monime_transaction_id, passenger_phone, monime_otp)
-    select distinct on (r.transaction_id)
-      r.ticket_id, r.company_id, r.route_id, r.payment_code_id, r.amount, p_now, r.commission_rate,
-      r.transaction_id, r.passenger_phone, r.monime_otp
-    from unnest(p_requests) as r
-    where r.reason is null
-    order by r.transaction_id, r.ordinal
-    on conflict (monime_transaction_id) do nothing
-    returning payment_code_id
-  ),
-  charge as (
-    select c.payment_code_id, count(*)::int as uses
-    from created as c
-    where c.payment_code_id is not null
-    group by c.payment_code_id
-  ),
-  charged as (
-    update farebox.payment_codes as k
-    set
-      used_tickets = k.used_tickets + c.uses,
-      status = case when k.used_tickets + c.uses >= k.total_tickets then 'expired' else k.status end
-    from charge as c
-    where k.id = c.payment_code_id
-  )
-  select count(*) into created from created;
+  insert into farebox.tickets (id, company_id, route_id, payment_code_id, amount, created_at, commission_rate,
+    monime_transaction_id, passenger_phone, monime_otp)
+  select distinct on (r.transaction_id)
+    r.ticket_id, r.company_id, r.route_id, r.payment_code_id, r.amount, p_now, r.commission_rate,
+    r.transaction_id, r.passenger_phone, r.monime_otp
+  from unnest(p_requests) as r
+  where r.reason is null
+  order by r.transaction_id, r.ordinal
+  on conflict (monime_transaction_id) do nothing;
+  get diagnostics v_created = row_count;
+  return v_created;
 end
 $$;
 
-comment on function farebox._insert_tickets(farebox._ticket_request[], timestamptz) is
-  'Internal: writes tickets and charges their codes';
+comment on function farebox._insert_tickets(farebox._ticket_request[], timestamptz) is 'Internal: writes tickets';
+
+reset role;
+
+-- [copy of db/functions/_charge_codes.sql]
+-- Purpose: counts the tickets just written on their codes; the use that reaches total_tickets sets `expired` in the same update.
+-- Parameters: p_requests, their codes locked.  Returns: nothing.  Writes: payment_codes, one update a code.
+set role farebox_owner;
+
+create function farebox._charge_codes(p_requests farebox._ticket_request[])
+returns void
+language plpgsql volatile security invoker
+as $$
+begin
+  with charge as materialized (
+    select r.payment_code_id, count(*)::int as uses
+    from unnest(p_requests) as r
+    -- Not every candidate became a ticket: repetitions, and what was lost to another caller.
+    cross join lateral (select from farebox.tickets as t where t.id = r.ticket_id offset 0) as t
+    where r.reason is null and r.payment_code_id is not null
+    group by r.payment_code_id
+  )
+  update farebox.payment_codes as k
+  set
+    used_tickets = k.used_tickets + c.uses,
+    status = case when k.used_tickets + c.uses >= k.total_tickets then 'expired' else k.status end
+  from charge as c
+  -- The second condition says the same again, in a form that can only go by the index.
+  where k.id = c.payment_code_id and k.id = any (array(select c.payment_code_id from charge as c));
+end
+$$;
+
+comment on function farebox._charge_codes(farebox._ticket_request[]) is
+  'Internal: counts the tickets just written on their payment codes';
 
 reset role;
 
 -- [copy of db/functions/_judge_requests.sql]
 -- Purpose: the outcome of each element, once the tickets are written: created, or what the payment's ticket says.
 -- Parameters: p_requests, in order; p_created, how many tickets were written.
--- Returns: the outcomes in order, with transaction_recorded as far as it is known: not yet for the tickets just written.  Raises: 40001 when a ticket that was there has gone.
+-- Returns: the outcomes in order; transaction_recorded is left false for _settle_records.  Raises: 40001 when a ticket that was there has gone.
 set role farebox_owner;
 
 create function farebox._judge_requests(p_requests farebox._ticket_request[], p_created int)
@@ -651,16 +838,10 @@ declare
 begin
   with compared as (
     select
-      r.*,
-      t.id as found_id,
+      r.ordinal, r.given_id, r.reason, r.ticket_id, t.id as found_id,
       t.company_id = r.company_id as is_own,
-      array_remove(array[
-        case when t.route_id is distinct from r.route_id then 'route_id' end,
-        case when t.passenger_phone is distinct from r.passenger_phone then 'passenger_phone' end,
-        case when k.code is distinct from r.payment_code then 'payment_code' end,
-        case when t.monime_otp is distinct from r.monime_otp then 'monime_otp' end,
-        case when t.amount is distinct from r.amount then 'amount' end], null) as differing,
-      x.ticket_id is not null as is_recorded,
+      farebox._differing(t.route_id, t.passenger_phone, k.code, t.monime_otp, t.amount,
+        r.route_id, r.passenger_phone, r.payment_code, r.monime_otp, r.amount) as differing,
       -- Where this very batch created the ticket: from which element on it is there.
       min(r.ordinal) filter (where r.reason is null and (v_all_created or t.id = r.ticket_id))
         over (partition by r.transaction_id) as created_by
@@ -671,7 +852,6 @@ begin
         case when r.company_id is not null and not (v_all_created and r.reason is null) then r.transaction_id end
       offset 0) as t on true
     left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
-    left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
   ),
   judged as (
     select
@@ -681,23 +861,22 @@ begin
         when c.found_id is null or c.ordinal < c.created_by or not c.is_own then 'rejected'
         when c.differing = '{}' then 'duplicate'
         else 'conflict'
-      end as outcome,
-      c.found_id is null and (c.reason = 'known' or c.reason is null and not v_all_created) as has_vanished
+      end as outcome
     from compared as c
+    offset 0
   )
   select
     array_agg(row(
       j.ordinal,
       j.given_id,
       j.outcome,
-      case when j.outcome = 'rejected' then case
-        when j.found_id is null or j.ordinal < j.created_by then j.reason
-        else 'transaction_id_unavailable' end end,
+      case when j.outcome = 'rejected' then
+        case when j.found_id is null or j.ordinal < j.created_by then j.reason else 'transaction_id_unavailable' end end,
       case j.outcome when 'created' then j.ticket_id when 'duplicate' then j.found_id end,
       case j.outcome when 'conflict' then j.found_id end,
       case j.outcome when 'conflict' then j.differing end,
-      j.outcome = 'duplicate' and j.is_recorded)::farebox.ticket_outcome order by j.ordinal),
-    coalesce(bool_or(j.has_vanished), false)
+      false)::farebox.ticket_outcome order by j.ordinal),
+    coalesce(bool_or(j.found_id is null and (j.reason = 'known' or j.reason is null and not v_all_created)), false)
   into v_outcomes, v_vanished
   from judged as j;
 
@@ -734,17 +913,20 @@ reset role;
 
 -- [copy of db/functions/_record_transactions.sql]
 -- Purpose: writes the transaction records of tickets. A record that cannot be written costs neither its ticket nor the other records.
--- Parameters: p_tickets, of which those without a reason are tickets without a record; p_now.  Returns: how many this call wrote; whether all of them stand now.
+-- Parameters: p_tickets, of which those without a reason are tickets without a record; p_now.
+-- Returns: how many this call wrote; the tickets whose record could not be written.
 -- Raises: only what the caller should retry as a whole (class 40).  Locks and writes: transactions.
 set role farebox_owner;
 
-create function farebox._record_transactions(p_tickets farebox._ticket_request[], p_now timestamptz, out written int, out all_stand boolean)
+create function farebox._record_transactions(
+  p_tickets farebox._ticket_request[], p_now timestamptz, out written int, out missing uuid[])
 language plpgsql volatile security invoker
 as $$
 declare
   v_ticket farebox._ticket_request;
   v_count int;
 begin
+  missing := '{}';
   begin
     insert into farebox.transactions (ticket_id, company_id, amount, commission, net_amount, created_at)
     select t.ticket_id, t.company_id, t.amount, c.commission, t.amount - c.commission, p_now
@@ -752,33 +934,35 @@ begin
     cross join lateral (select farebox._commission(t.amount, t.commission_rate) as commission) as c
     where t.reason is null;
     get diagnostics written = row_count;
-    all_stand := true;
     return;
-  exception when others then
-    if sqlstate like '40%' then
+  exception
+    when transaction_rollback then
       raise;
-    end if;
+    when lock_not_available then  -- the caller will not wait for the table: not a hundred times either
+      written := 0;
+      missing := array(select t.ticket_id from unnest(p_tickets) as t where t.reason is null);
+      return;
+    when others then
+      written := 0;
   end;
 
-  written := 0;
-  all_stand := true;
   -- A loop, because each record needs an exception handler of its own. In the order of the keys: two repairs may meet.
   for v_ticket in select t.* from unnest(p_tickets) as t where t.reason is null order by t.ticket_id loop
     begin
       insert into farebox.transactions (ticket_id, company_id, amount, commission, net_amount, created_at)
-      values (v_ticket.ticket_id, v_ticket.company_id, v_ticket.amount,
-        farebox._commission(v_ticket.amount, v_ticket.commission_rate),
-        v_ticket.amount - farebox._commission(v_ticket.amount, v_ticket.commission_rate), p_now)
+      select v_ticket.ticket_id, v_ticket.company_id, v_ticket.amount, c.commission, v_ticket.amount - c.commission, p_now
+      from (select farebox._commission(v_ticket.amount, v_ticket.commission_rate) as commission) as c
       on conflict (ticket_id) do nothing;
       get diagnostics v_count = row_count;
       written := written + v_count;
-    exception when others then
-      if sqlstate like '40%' then
+    exception
+      when transaction_rollback then
         raise;
-      end if;
-      all_stand := false;
-      raise warning using message = format('the transaction record of ticket %s cannot be written: %s', v_ticket.ticket_id, sqlerrm),
-        hint = 'the ticket stands; farebox.record_missing_transactions() writes the record once the cause is gone';
+      when others then
+        missing := missing || v_ticket.ticket_id;
+        raise warning using
+          message = format('the transaction record of ticket %s cannot be written: %s', v_ticket.ticket_id, sqlerrm),
+          hint = 'the ticket stands; farebox.record_missing_transactions() writes the record once the cause is gone';
     end;
   end loop;
 end
@@ -789,41 +973,47 @@ comment on function farebox._record_transactions(farebox._ticket_request[], time
 
 reset role;
 
--- [copy of db/functions/_repair_records.sql]
--- Purpose: the transaction records of the tickets in a batch's outcomes that have none yet: new tickets, and old ones at a replay.
--- Parameters: p_outcomes, in order; p_now; p_write, false when writing them has just failed and only the truth is wanted.
--- Returns: the outcomes with transaction_recorded as it stands.  Locks and writes: transactions.
+-- [copy of db/functions/_settle_records.sql]
+-- Purpose: the transaction records of the tickets in a batch's outcomes: writes those that are missing, of new tickets and at a replay.
+-- Parameters: p_outcomes, in order; p_now.  Returns: the outcomes with transaction_recorded as it stands.
+-- Raises: only what the caller should retry as a whole (class 40).  Locks and writes: transactions.
 set role farebox_owner;
 
-create function farebox._repair_records(p_outcomes farebox.ticket_outcome[], p_now timestamptz, p_write boolean)
+create function farebox._settle_records(p_outcomes farebox.ticket_outcome[], p_now timestamptz)
 returns farebox.ticket_outcome[]
 language plpgsql volatile security invoker
 as $$
 declare
-  v_missing farebox._ticket_request[];
-  v_all boolean := false;
+  v_tickets farebox._ticket_request[];
+  v_missing uuid[];
+  v_recorded record;
 begin
-  if p_write then
+  begin
     select array_agg(farebox._record_of(t.*) order by t.id)
-    into v_missing
-    from (select distinct o.ticket_id from unnest(p_outcomes) as o where o.ticket_id is not null and not o.transaction_recorded) as o
-    cross join lateral (select t.* from farebox.tickets as t where t.id = o.ticket_id offset 0) as t;
-    select r.all_stand into v_all from farebox._record_transactions(v_missing, p_now) as r;
-  end if;
+    into v_tickets
+    from (select distinct o.ticket_id from unnest(p_outcomes) as o where o.ticket_id is not null) as o
+    cross join lateral (select t.* from farebox.tickets as t where t.id = o.ticket_id offset 0) as t
+    left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = o.ticket_id offset 0) as x on true
+    where x.ticket_id is null;
+    v_recorded := farebox._record_transactions(coalesce(v_tickets, '{}'), p_now);
+    v_missing := v_recorded.missing;
+  exception
+    when transaction_rollback then
+      raise;
+    when others then  -- the records cannot even be read now: the tickets stand all the same
+      v_missing := array(select o.ticket_id from unnest(p_outcomes) as o where o.ticket_id is not null);
+  end;
 
   return (
     select array_agg(row(o.ordinal, o.monime_transaction_id, o.outcome, o.reason, o.ticket_id, o.existing_ticket_id, o.differing,
-      o.ticket_id is not null and (v_all or o.transaction_recorded or x.ticket_id is not null))::farebox.ticket_outcome
-      order by o.ordinal)
+      o.ticket_id is not null and o.ticket_id <> all (v_missing))::farebox.ticket_outcome order by o.ordinal)
     from unnest(p_outcomes) as o
-    left join lateral (
-      select x.ticket_id from farebox.transactions as x where not v_all and x.ticket_id = o.ticket_id offset 0) as x on true
   );
 end
 $$;
 
-comment on function farebox._repair_records(farebox.ticket_outcome[], timestamptz, boolean) is
-  'Internal: writes the transaction records that are missing among the tickets of a batch';
+comment on function farebox._settle_records(farebox.ticket_outcome[], timestamptz) is
+  'Internal: writes the transaction records that the tickets of a batch lack';
 
 reset role;
 
@@ -853,7 +1043,8 @@ begin
   rejection as (
     select
       r.transaction_id,
-      (array_agg(r.company_id order by r.ordinal desc))[1] as company_id,
+      -- A payment that two companies claim belongs to neither: neither may read the other's request.
+      case when count(distinct coalesce(r.company_id::text, '')) = 1 then (array_agg(r.company_id))[1] end as company_id,
       (array_agg(r.reason order by r.ordinal desc))[1] as reason,
       array_agg(r.request order by r.ordinal desc) filter (where r.is_last_of_its_kind) as requests,
       count(*)::int as attempts
@@ -878,7 +1069,7 @@ begin
   insert into farebox.unapplied_payments as u (monime_transaction_id, company_id, request, reason, first_seen_at, last_seen_at,
     attempts, earlier_requests, resolved_at, ticket_id)
   select
-    p.transaction_id, coalesce(t.company_id, p.company_id), p.requests[1], p.reason, p_now, p_now,
+    p.transaction_id, case when t.company_id is distinct from p.company_id and t.id is not null then null else p.company_id end, p.requests[1], p.reason, p_now, p_now,
     p.attempts, p.requests[2:10], case when t.id is not null then p_now end, t.id
   from payment as p
   left join lateral (
@@ -886,7 +1077,7 @@ begin
   where p.reason is not null or t.id is not null
   order by p.transaction_id
   on conflict (monime_transaction_id) do update set
-    company_id = coalesce(excluded.company_id, u.company_id),
+    company_id = case when u.company_id = excluded.company_id then u.company_id end,
     request = case when excluded.reason is null then u.request else excluded.request end,
     reason = coalesce(excluded.reason, u.reason),
     last_seen_at = case when excluded.reason is null then u.last_seen_at else excluded.last_seen_at end,
@@ -923,13 +1114,15 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_length int := farebox._batch_length(p_batch);
+  v_batch json := p_batch;
+  v_length int;
   v_now timestamptz := farebox._now();
   v_read record;
   v_requests farebox._ticket_request[];
   v_codes uuid[];
   v_allocated record;
   v_created int;
+  v_has_unapplied boolean;
   v_recorded record;
   v_outcomes farebox.ticket_outcome[];
 begin
@@ -937,11 +1130,34 @@ begin
   lock table farebox.tickets in row exclusive mode;
 
   begin
-    v_read := farebox._read_requests(p_batch, v_now);
-  exception when data_exception then
-    v_read := farebox._read_requests(farebox._clean_batch(p_batch), v_now);
+    v_length := farebox._batch_length(v_batch);
+    if farebox._looks_replayed(v_batch) then
+      v_outcomes := farebox._answer_replay(v_batch);
+    end if;
+    if v_outcomes is null then
+      v_read := farebox._read_requests(v_batch, false, v_now);
+    end if;
+  exception
+    when data_exception or lock_not_available then
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+    when statement_too_complex then
+      v_batch := farebox._shallow_json(v_batch);
+      v_length := farebox._batch_length(v_batch);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
   end;
+  if v_outcomes is not null then
+    return query select o.* from unnest(v_outcomes) as o;
+    return;
+  end if;
   v_requests := v_read.requests;
+
+  if current_setting('transaction_isolation') not like 'read %' then
+    -- The snapshot may be older than our lock on the table: a route deleted in between must not get a ticket.
+    perform from farebox.routes as r
+    where r.id = any (array(select q.route_id from unnest(v_requests) as q where q.reason is null))
+    order by r.id
+    for key share;
+  end if;
 
   if not v_read.has_code then
     v_created := farebox._insert_tickets(v_requests, v_now);
@@ -969,25 +1185,33 @@ begin
       end;
     end loop;
     v_requests := v_allocated.requests;
+    perform farebox._charge_codes(v_requests);
   end if;
+
+  -- Looked up only now: a rejection of one of these payments may have been kept while we waited for a lock.
+  v_has_unapplied := exists (
+    select from unnest(v_requests) as r
+    cross join lateral (
+      select from farebox.unapplied_payments as u
+      where u.monime_transaction_id = r.transaction_id and u.resolved_at is null offset 0) as u);
 
   -- The short way of what nearly all batches are: every element became a ticket.
-  if v_created = v_length and not v_read.has_unapplied then
+  if v_created = v_length and not v_has_unapplied then
     v_recorded := farebox._record_transactions(v_requests, v_now);
-    if v_recorded.all_stand then
-      return query
-        select r.ordinal, r.given_id, 'created', null::text, r.ticket_id, null::uuid, null::text[], true
-        from unnest(v_requests) as r;
-      return;
-    end if;
+    return query
+      select r.ordinal, r.given_id, 'created', null::text, r.ticket_id, null::uuid, null::text[],
+        r.ticket_id <> all (v_recorded.missing)
+      from unnest(v_requests) as r;
+    return;
   end if;
 
-  v_outcomes := farebox._judge_requests(v_requests, v_created);
-  if exists (select from unnest(v_outcomes) as o where o.ticket_id is not null and not o.transaction_recorded) then
-    v_outcomes := farebox._repair_records(v_outcomes, v_now, p_write => v_recorded is null);
-  end if;
-  if v_read.has_unapplied or exists (select from unnest(v_outcomes) as o where o.outcome = 'rejected') then
-    perform farebox._keep_unapplied_payments(p_batch, v_requests, v_outcomes, v_now);
+  v_outcomes := farebox._settle_records(farebox._judge_requests(v_requests, v_created), v_now);
+  if v_has_unapplied or exists (select from unnest(v_outcomes) as o where o.outcome = 'rejected') then
+    begin
+      perform farebox._keep_unapplied_payments(v_batch, v_requests, v_outcomes, v_now);
+    exception when statement_too_complex then  -- a request nested so deeply that it could only just be read
+      perform farebox._keep_unapplied_payments(farebox._shallow_json(v_batch), v_requests, v_outcomes, v_now);
+    end;
   end if;
   return query select o.* from unnest(v_outcomes) as o;
 end
@@ -1035,22 +1259,29 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_tickets farebox._ticket_request[];
+  v_recorded record;
   v_written int := 0;
+  v_after uuid := '00000000-0000-0000-0000-000000000000'::uuid;
 begin
   perform farebox._check_limit(p_limit, 10000);
 
-  select array_agg(farebox._record_of(t.*) order by t.id)
-  into v_tickets
-  from (
-    select t.*
-    from farebox.tickets as t
-    where not exists (select from farebox.transactions as x where x.ticket_id = t.id)
-    limit p_limit
-    for no key update skip locked
-  ) as t;
-  if v_tickets is not null then
-    select r.written into v_written from farebox._record_transactions(v_tickets, farebox._now()) as r;
-  end if;
+  -- A loop, because records that cannot be written must not stand in the way of those behind them.
+  loop
+    select array_agg(farebox._record_of(t.*) order by t.id), max(t.id::text collate "C")::uuid
+    into v_tickets, v_after
+    from (
+      select t.*
+      from farebox.tickets as t
+      where t.id > v_after and not exists (select from farebox.transactions as x where x.ticket_id = t.id)
+      order by t.id
+      limit p_limit - v_written
+      for no key update skip locked
+    ) as t;
+    exit when v_tickets is null;
+    v_recorded := farebox._record_transactions(v_tickets, farebox._now());
+    v_written := v_written + v_recorded.written;
+    exit when v_written >= p_limit;
+  end loop;
   return v_written;
 end
 $$;
@@ -1313,7 +1544,7 @@ begin
       v_new.code := v_element.code;
       v_new.route_id := case when v_element.object ? 'route_id' then v_element.route_id else v_old.route_id end;
       v_new.total_tickets := case when v_element.object ? 'total_tickets'
-        then farebox._number(v_element.object ->> 'total_tickets', 1, 2147483647, 0) else v_old.total_tickets end;
+        then farebox._number(v_element.object ->> 'total_tickets', 1, 2147483647, 0)::int else v_old.total_tickets end;
       v_new.used_tickets := coalesce(v_old.used_tickets, 0);
       v_new.status := coalesce(v_old.status, 'active');
       v_new.created_at := coalesce(v_old.created_at, farebox._now());
@@ -1343,7 +1574,7 @@ begin
       if v_old.id is not null then
         v_outcome := case when v_new is distinct from v_old then 'updated' else 'unchanged' end;
         if v_outcome = 'updated' then
-          -- The status follows: see _follow_code_limit.
+          -- The status follows: see _follow_code_terms.
           update farebox.payment_codes as k
           set total_tickets = v_new.total_tickets, expires_at = v_new.expires_at
           where k.id = v_new.id;
@@ -1853,6 +2084,423 @@ comment on function farebox.verify() is 'One row for each broken invariant of th
 
 reset role;
 
+-- [copy of db/functions/metrics_tickets.sql]
+-- Purpose: metrics of what became of payments. Nothing is counted while tickets are sold: these are numbers that PostgreSQL keeps anyway.
+-- Returns: one row for each sample, for Prometheus: metric, labels, value. Counters start anew when statistics are reset.
+--   Duplicates and conflicts write nothing; they show together as tickets found again by their payment.
+set role farebox_owner;
+
+create function farebox.metrics_tickets()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select 'farebox_rows_written_total', jsonb_build_object('table', s.relname, 'operation', o.operation), o.rows::double precision
+    from pg_stat_all_tables as s
+    cross join lateral (values ('insert', s.n_tup_ins), ('update', s.n_tup_upd), ('delete', s.n_tup_del)) as o (operation, rows)
+    where s.schemaname = 'farebox'
+
+    union all
+    select 'farebox_tickets_found_again_total', '{}', s.idx_tup_read::double precision
+    from pg_stat_all_indexes as s
+    where s.indexrelid = 'farebox.idx_tickets_transaction_lookup'::regclass
+
+    union all
+    -- -1 is what a table has that was never analyzed.
+    select 'farebox_rows_estimate', jsonb_build_object('table', c.relname), greatest(c.reltuples, 0)::double precision
+    from pg_class as c
+    where c.relnamespace = 'farebox'::regnamespace and c.relkind in ('r', 'p')
+
+    union all
+    select 'farebox_tickets_pending_estimate', '{}', greatest(c.reltuples, 0)::double precision
+    from pg_class as c
+    where c.oid = 'farebox.idx_tickets_pending'::regclass
+
+    union all
+    -- Ids are in order of time: one look at the end of the index.
+    select 'farebox_last_ticket_timestamp_seconds', '{}', extract(epoch from t.created_at)::double precision
+    from (select t.created_at from farebox.tickets as t order by t.id desc limit 1) as t;
+end
+$$;
+
+comment on function farebox.metrics_tickets() is 'Metrics of tickets and of the rows behind them, for Prometheus';
+
+reset role;
+
+-- [copy of db/functions/metrics_batches.sql]
+-- Purpose: metrics of the calls that sell: how many, how long, and how long the oldest of now has been at it.
+-- Returns: one row for each sample: metric, labels, value. Totals need track_functions = pl, or pg_stat_statements; without they are left out.
+--   Runs with the caller's rights: other logins' calls show to members of pg_monitor only.
+set role farebox_owner;
+
+create function farebox.metrics_batches()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_functions constant text[] := array['create_tickets', 'create_ticket', 'enqueue_tickets', 'process_ticket_queue'];
+  v_schema name;
+begin
+  return query
+    select m.metric, jsonb_build_object('function', s.funcname), m.value
+    from pg_stat_user_functions as s
+    cross join lateral (values
+      ('farebox_function_calls_total', s.calls::double precision),
+      ('farebox_function_seconds_total', s.total_time / 1000)) as m (metric, value)
+    where s.schemaname = 'farebox' and s.funcname = any (v_functions);
+
+  return query
+    with running as (
+      select extract(epoch from clock_timestamp() - a.query_start)::double precision as seconds
+      from pg_stat_activity as a
+      where a.state = 'active' and a.datname = current_database() and a.pid <> pg_backend_pid()
+        and a.query ~* 'farebox\.(create_tickets?|process_ticket_queue|apply_unapplied_payments)\M'
+    )
+    select 'farebox_batches_running', '{}'::jsonb, count(*)::double precision from running
+    union all
+    select 'farebox_batch_running_seconds', '{}', coalesce(max(seconds), 0) from running;
+
+  select n.nspname into v_schema
+  from pg_extension as e
+  join pg_namespace as n on n.oid = e.extnamespace
+  where e.extname = 'pg_stat_statements' and current_setting('shared_preload_libraries') like '%pg_stat_statements%';
+  if found then
+    return query execute format($sql$
+      with statements as (
+        select substring(s.query from '(?i)farebox\.(\w+)') as function, s.calls, s.total_exec_time, s.max_exec_time, s.rows
+        from %I.pg_stat_statements as s
+        where s.toplevel and s.dbid = (select d.oid from pg_database as d where d.datname = current_database())
+          and s.query ~* '^\s*select\M.*farebox\.\w+\s*\('
+      )
+      select m.metric, jsonb_build_object('function', s.function), m.value
+      from (
+        select s.function, sum(s.calls) as calls, sum(s.total_exec_time) as total, max(s.max_exec_time) as longest, sum(s.rows) as rows
+        from statements as s where s.function = any ($1) group by s.function) as s
+      cross join lateral (values
+        ('farebox_statement_calls_total', s.calls::double precision),
+        ('farebox_statement_rows_total', s.rows::double precision),
+        ('farebox_statement_seconds_total', s.total / 1000),
+        ('farebox_statement_seconds_max', s.longest / 1000)) as m (metric, value)
+      $sql$, v_schema)
+    using v_functions;
+  end if;
+end
+$$;
+
+comment on function farebox.metrics_batches() is 'Metrics of the calls that sell tickets, for Prometheus';
+
+reset role;
+
+-- [copy of db/functions/metrics_unapplied.sql]
+-- Purpose: metrics of the money that could not become tickets.
+-- Returns: one row for each sample: metric, labels, value. Beyond 100,000 open payments the least recently tried stand for all.
+set role farebox_owner;
+
+create function farebox.metrics_unapplied()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    with open as materialized (
+      select u.reason, u.first_seen_at
+      from farebox.unapplied_payments as u
+      where u.resolved_at is null
+      order by u.last_seen_at
+      limit 100000
+    )
+    select 'farebox_unapplied_payments', jsonb_build_object('reason', o.reason), count(*)::double precision
+    from open as o
+    group by o.reason
+
+    union all
+    select 'farebox_unapplied_oldest_seconds', '{}', greatest(coalesce(extract(epoch from farebox._now() - min(o.first_seen_at)), 0), 0)::double precision
+    from open as o;
+end
+$$;
+
+comment on function farebox.metrics_unapplied() is 'Metrics of open unapplied payments by reason, for Prometheus';
+
+reset role;
+
+-- [copy of db/functions/metrics_codes.sql]
+-- Purpose: metrics of payment codes: how many, how many are nearly spent (90 % and more), how many are past their end and still called active.
+-- Returns: one row for each sample: metric, labels, value. Reads payment_codes once.
+set role farebox_owner;
+
+create function farebox.metrics_codes()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := farebox._now();
+begin
+  return query
+    with counted as (
+      select
+        count(*) filter (where k.status = 'active') as active,
+        count(*) filter (where k.status = 'expired') as expired,
+        count(*) filter (where k.status = 'cancelled') as cancelled,
+        count(*) filter (where k.status = 'active' and k.used_tickets >= 0.9 * k.total_tickets) as nearly_spent,
+        count(*) filter (where k.status = 'active' and k.expires_at <= v_now) as overdue
+      from farebox.payment_codes as k
+    )
+    select m.metric, m.labels, m.value::double precision
+    from counted as c
+    cross join lateral (values
+      ('farebox_payment_codes', '{"status": "active"}'::jsonb, c.active),
+      ('farebox_payment_codes', '{"status": "expired"}', c.expired),
+      ('farebox_payment_codes', '{"status": "cancelled"}', c.cancelled),
+      ('farebox_payment_codes_nearly_spent', '{}', c.nearly_spent),
+      ('farebox_payment_codes_overdue', '{}', c.overdue)) as m (metric, labels, value);
+end
+$$;
+
+comment on function farebox.metrics_codes() is 'Metrics of payment codes and of those near their limit, for Prometheus';
+
+reset role;
+
+-- [copy of db/functions/metrics_storage.sql]
+-- Purpose: metrics of tables and indexes: size, dead rows, how often an index is used, how stale the statistics are, bloat.
+-- Returns: one row for each sample: metric, labels, value. No table is read; bloat is estimated from statistics, as of the last analyze.
+set role farebox_owner;
+
+create function farebox.metrics_storage()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    with relations as materialized (
+      select c.oid, c.relname, c.relpages, c.reltuples, case c.relkind when 'i' then 'index' else 'table' end as kind,
+        coalesce(x.indrelid, c.oid) as table_oid,
+        coalesce(substring(array_to_string(c.reloptions, ',') from 'fillfactor=(\d+)')::int, case c.relkind when 'i' then 90 else 100 end) as fillfactor,
+        case c.relkind when 'i' then x.indkey::int2[] else (
+          select array_agg(a.attnum) from pg_attribute as a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) end as columns
+      from pg_class as c
+      left join pg_index as x on x.indexrelid = c.oid
+      where c.relnamespace = 'farebox'::regnamespace and c.relkind in ('r', 'i')
+    ),
+    widths as (
+      select r.oid, count(w.avg_width) as known, sum(w.avg_width * (1 - w.null_frac)) as width
+      from relations as r
+      cross join lateral unnest(r.columns) as u (attnum)
+      join pg_class as c on c.oid = r.table_oid
+      join pg_attribute as a on a.attrelid = r.table_oid and a.attnum = u.attnum
+      left join pg_stats as w on w.schemaname = 'farebox' and w.tablename = c.relname and w.attname = a.attname and not w.inherited
+      group by r.oid
+    ),
+    -- A heap row: header of 24 bytes and line pointer of 4, aligned; an index entry: header of 8 and line pointer of 4, aligned.
+    needed as (
+      select r.oid, r.kind, r.relname, r.relpages,
+        r.reltuples * (case r.kind when 'index' then 12 else 28 end + ceil(w.width / 8) * 8) / (8168 * r.fillfactor / 100.0) as pages
+      from relations as r
+      join widths as w on w.oid = r.oid
+      where w.known = cardinality(r.columns) and r.relpages > 0 and r.reltuples >= 0
+    )
+    select 'farebox_relation_bytes', jsonb_build_object('relation', r.relname, 'kind', r.kind), pg_total_relation_size(r.oid)::double precision
+    from relations as r
+    where r.kind = 'index'
+    union all
+    select 'farebox_relation_bytes', jsonb_build_object('relation', r.relname, 'kind', r.kind), pg_table_size(r.oid)::double precision
+    from relations as r
+    where r.kind = 'table'
+
+    union all
+    select 'farebox_bloat_ratio', jsonb_build_object('relation', n.relname, 'kind', n.kind),
+      greatest(1 - n.pages / n.relpages, 0)::double precision
+    from needed as n
+
+    union all
+    select m.metric, jsonb_build_object('table', s.relname), m.value::double precision
+    from pg_stat_all_tables as s
+    cross join lateral (values
+      ('farebox_dead_rows', s.n_dead_tup),
+      ('farebox_live_rows', s.n_live_tup),
+      ('farebox_rows_changed_since_analyze', s.n_mod_since_analyze)) as m (metric, value)
+    where s.schemaname = 'farebox'
+
+    union all
+    select 'farebox_last_vacuum_timestamp_seconds', jsonb_build_object('table', s.relname),
+      extract(epoch from greatest(s.last_vacuum, s.last_autovacuum))::double precision
+    from pg_stat_all_tables as s
+    where s.schemaname = 'farebox' and greatest(s.last_vacuum, s.last_autovacuum) is not null
+
+    union all
+    select 'farebox_index_scans_total', jsonb_build_object('index', s.indexrelname, 'table', s.relname), s.idx_scan::double precision
+    from pg_stat_all_indexes as s
+    where s.schemaname = 'farebox';
+end
+$$;
+
+comment on function farebox.metrics_storage() is 'Metrics of tables, indexes and their bloat, for Prometheus';
+
+reset role;
+
+-- [copy of db/functions/metrics_server.sql]
+-- Purpose: metrics of the server: connections against the limit, workers, locks, old transactions and snapshots, deadlocks, ids.
+-- Returns: one row for each sample: metric, labels, value.
+--   Runs with the caller's rights: ages and states of other logins' sessions show to members of pg_monitor only.
+set role farebox_owner;
+
+create function farebox.metrics_server()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    with sessions as materialized (
+      select a.pid, a.application_name, a.wait_event_type, a.xact_start, a.backend_xmin, coalesce(a.state, 'unknown') as state
+      from pg_stat_activity as a
+      where a.backend_type = 'client backend'
+    )
+    select 'farebox_connections', jsonb_build_object('state', s.state), count(*)::double precision from sessions as s group by s.state
+
+    union all
+    select 'farebox_connections_limit', '{}'::jsonb,
+      (current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true)::int, 0))::double precision
+
+    union all
+    select m.metric, '{}', m.value
+    from (
+      select
+        count(*) filter (where s.application_name like 'farebox worker%') as workers,
+        count(*) filter (where s.wait_event_type = 'Lock') as blocked,
+        coalesce(extract(epoch from clock_timestamp() - min(s.xact_start) filter (where s.pid <> pg_backend_pid())), 0) as oldest_transaction
+      from sessions as s) as s
+    cross join lateral (values
+      ('farebox_workers', s.workers::double precision),
+      ('farebox_blocked_sessions', s.blocked::double precision),
+      ('farebox_oldest_transaction_seconds', s.oldest_transaction::double precision)) as m (metric, value)
+
+    union all
+    select 'farebox_oldest_snapshot_xids', '{}', coalesce(max(age(held.xmin)), 0)::double precision
+    from (
+      select s.backend_xmin from sessions as s where s.pid <> pg_backend_pid()
+      union all
+      select unnest(array[l.xmin, l.catalog_xmin]) from pg_replication_slots as l
+      union all
+      select p.transaction from pg_prepared_xacts as p) as held (xmin)
+
+    union all
+    select 'farebox_blocked_seconds', '{}',
+      coalesce(extract(epoch from clock_timestamp() - min(l.waitstart)), 0)::double precision
+    from pg_locks as l
+    where not l.granted
+
+    union all
+    select 'farebox_prepared_transactions', '{}', count(*)::double precision from pg_prepared_xacts
+
+    union all
+    select m.metric, '{}', m.value
+    from pg_stat_database as d
+    cross join lateral (values
+      ('farebox_commits_total', d.xact_commit::double precision),
+      ('farebox_rollbacks_total', d.xact_rollback::double precision),
+      ('farebox_deadlocks_total', d.deadlocks::double precision),
+      ('farebox_blocks_read_total', d.blks_read::double precision),
+      ('farebox_blocks_hit_total', d.blks_hit::double precision)) as m (metric, value)
+    where d.datname = current_database()
+
+    union all
+    select 'farebox_oldest_xid_age', '{}', age(d.datfrozenxid)::double precision
+    from pg_database as d
+    where d.datname = current_database()
+
+    union all
+    select 'farebox_slot_retained_bytes', jsonb_build_object('slot', l.slot_name), pg_wal_lsn_diff(pg_current_wal_lsn(), l.restart_lsn)::double precision
+    from pg_replication_slots as l
+    where not pg_is_in_recovery() and l.restart_lsn is not null;
+end
+$$;
+
+comment on function farebox.metrics_server() is 'Metrics of connections, locks, snapshots and transaction ids, for Prometheus';
+
+reset role;
+
+-- [copy of db/functions/purge_unapplied_payments.sql]
+-- Purpose: removes kept payments that have their tickets since long. What is open is never removed: it is money.
+-- Parameters: p_before, those resolved before; p_limit, 1 to 10,000.  Returns: how many it removed; call again while that is p_limit.
+-- Raises: TK003.  Locks and writes: unapplied_payments; those in use right now are left to the next call.
+set role farebox_owner;
+
+create function farebox.purge_unapplied_payments(p_before timestamptz, p_limit int default 1000)
+returns int
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_purged int;
+begin
+  perform farebox._check_limit(p_limit, 10000);
+  if p_before is null or p_before > farebox._now() then
+    raise exception using errcode = 'TK003',
+      message = format('the time is %s', coalesce(p_before::text, 'null')),
+      hint = 'pass a time that is past: what was resolved before it is removed';
+  end if;
+
+  delete from farebox.unapplied_payments as u
+  where u.monime_transaction_id = any (array(
+    select p.monime_transaction_id from farebox.unapplied_payments as p
+    where p.resolved_at < p_before
+    order by p.monime_transaction_id
+    limit p_limit
+    for update skip locked));
+  get diagnostics v_purged = row_count;
+  return v_purged;
+end
+$$;
+
+comment on function farebox.purge_unapplied_payments(timestamptz, int) is
+  'Removes unapplied payments that were resolved before a time; how many';
+
+reset role;
+
+-- [copy of db/functions/analyze_tables.sql]
+-- Purpose: brings the planner's statistics up to date where much has changed; for logins that may not analyze the tables themselves.
+-- Parameters: p_share, of a table's rows that have changed since, 0 to 1 (0 = all tables).  Returns: the tables it analyzed.
+-- Raises: TK003.  Locks: the tables against vacuum and other analyzes; a table that is locked so is left out.
+set role farebox_owner;
+
+create function farebox.analyze_tables(p_share double precision default 0.1)
+returns setof text
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table text;
+begin
+  if p_share is null or p_share not between 0 and 1 then
+    raise exception using errcode = 'TK003',
+      message = format('the share is %s', coalesce(p_share::text, 'null')), hint = 'pass a share from 0 to 1';
+  end if;
+
+  -- A loop, because ANALYZE takes names, not rows. In order of names, so that two callers cannot wait for each other.
+  for v_table in
+    select s.relname
+    from pg_stat_all_tables as s
+    where s.schemaname = 'farebox'
+      and (p_share = 0 or s.n_mod_since_analyze > 50 + p_share * s.n_live_tup)
+    order by s.relname
+  loop
+    execute format('analyze (skip_locked) farebox.%I', v_table);
+    return next v_table;
+  end loop;
+end
+$$;
+
+comment on function farebox.analyze_tables(double precision) is 'Brings the statistics of tables that have changed up to date; their names';
+
+reset role;
+
 -- [copy of db/functions/bind_company_login.sql]
 -- Purpose: binds a database login to the one company it may read. The login must exist and be in farebox_company to use it.
 -- Parameters: p_login, a role; p_company_id, null = unbind.  Returns: nothing.  Raises: 42704 no such role, 23503 no such company.
@@ -1910,12 +2558,13 @@ comment on function farebox._login_company() is 'The only company that the curre
 
 reset role;
 
--- [copy of db/functions/_follow_code_limit.sql]
--- Purpose: the status of a code follows its limit: lowered to what is used it is spent, raised above it a spent code sells again.
--- Returns: the row.  Fires before a code is inserted or its total_tickets is set; charging a code sets its status itself.
+-- [copy of db/functions/_follow_code_terms.sql]
+-- Purpose: the status of a code follows its limit and its end: lowered to what is used it is spent; a code that was spent, or whose time
+--   was over, sells again once it has uses and time left. A code that was expired or cancelled by hand stays so.
+-- Returns: the row.  Fires before a code is inserted or its total_tickets or expires_at is set; charging a code sets its status itself.
 set role farebox_owner;
 
-create function farebox._follow_code_limit()
+create function farebox._follow_code_terms()
 returns trigger
 language plpgsql security invoker
 set search_path = pg_catalog, pg_temp
@@ -1924,8 +2573,8 @@ begin
   if new.status = 'active' and new.used_tickets >= new.total_tickets then
     new.status := 'expired';
   elsif tg_op = 'UPDATE' and new.status = 'expired' and old.status = 'expired'
-    and old.used_tickets >= old.total_tickets and new.used_tickets < new.total_tickets
-    and (new.expires_at > farebox._now()) is not false
+    and (old.used_tickets >= old.total_tickets or old.expires_at <= farebox._now())
+    and new.used_tickets < new.total_tickets and (new.expires_at > farebox._now()) is not false
   then
     new.status := 'active';
   end if;
@@ -1933,18 +2582,19 @@ begin
 end
 $$;
 
-comment on function farebox._follow_code_limit() is 'Trigger: the status of a payment code follows its limit';
+comment on function farebox._follow_code_terms() is 'Trigger: the status of a payment code follows its limit and its end';
 
-create trigger payment_codes_status_follows_limit
-before insert or update of total_tickets on farebox.payment_codes
-for each row execute function farebox._follow_code_limit();
-comment on trigger payment_codes_status_follows_limit on farebox.payment_codes is 'The status of a code follows its limit';
+create trigger payment_codes_status_follows_terms
+before insert or update of total_tickets, expires_at on farebox.payment_codes
+for each row execute function farebox._follow_code_terms();
+comment on trigger payment_codes_status_follows_terms on farebox.payment_codes is 'The status of a code follows its limit and its end';
 
 reset role;
 
 -- [copy of db/functions/_refuse_delete_when_sold.sql]
 -- Purpose: what a ticket names cannot be deleted. In place of foreign keys on tickets, which would lock the same few rows for each ticket.
--- Raises: 23503.  Locks: tickets (share), before any row: create_tickets takes its lock on the table before it reads, so one waits for the other.
+-- Raises: 23503; TK004 unless READ COMMITTED: an older snapshot would not see the latest tickets.
+-- Locks: tickets (share), before any row: create_tickets takes its lock on the table before it reads, so one waits for the other.
 set role farebox_owner;
 
 create function farebox._refuse_delete_when_sold()
@@ -1956,6 +2606,11 @@ declare
   v_is_sold boolean;
 begin
   if tg_level = 'STATEMENT' then
+    if current_setting('transaction_isolation') not like 'read %' then
+      raise exception using errcode = 'TK004',
+        message = format('rows of %s cannot be deleted in isolation level %s', tg_table_name, current_setting('transaction_isolation')),
+        hint = 'delete them in a transaction of isolation level read committed';
+    end if;
     lock table farebox.tickets in share mode;
     return null;
   end if;

@@ -18,7 +18,10 @@ revoke execute on function farebox.upsert_companies(json), farebox.upsert_routes
   farebox.get_route(uuid, uuid), farebox.get_payment_code(uuid, text), farebox.bind_company_login(name, uuid),
   farebox._uuid_v7(), farebox._now() from farebox_admin;
 revoke execute on function farebox.record_missing_transactions(int), farebox.apply_unapplied_payments(int,
-  text), farebox.expire_payment_codes(int), farebox.verify() from farebox_worker, farebox_admin;
+  text), farebox.expire_payment_codes(int), farebox.verify(), farebox.analyze_tables(double precision),
+  farebox.purge_unapplied_payments(timestamptz, int), farebox.metrics_tickets(), farebox.metrics_batches(),
+  farebox.metrics_unapplied(), farebox.metrics_codes(), farebox.metrics_storage(), farebox.metrics_server()
+  from farebox_worker, farebox_admin;
 revoke execute on function farebox.create_tickets(json), farebox.create_ticket(json), farebox.get_ticket(uuid,
   uuid), farebox.tickets_by_phone(uuid, text, int, timestamptz, uuid), farebox.pending_tickets(uuid, int,
   timestamptz, uuid), farebox.company_summary(uuid, timestamptz, timestamptz), farebox.list_companies(int,

@@ -74,7 +74,15 @@ grant execute on function
   farebox.record_missing_transactions(int),
   farebox.apply_unapplied_payments(int, text),
   farebox.expire_payment_codes(int),
-  farebox.verify()
+  farebox.verify(),
+  farebox.analyze_tables(double precision),
+  farebox.purge_unapplied_payments(timestamptz, int),
+  farebox.metrics_tickets(),
+  farebox.metrics_batches(),
+  farebox.metrics_unapplied(),
+  farebox.metrics_codes(),
+  farebox.metrics_storage(),
+  farebox.metrics_server()
 to farebox_worker, farebox_admin;
 
 -- Administrators: companies, routes, codes, unapplied payments.

@@ -33,7 +33,7 @@ def manifest(folder: Path | None = None) -> list[SqlFile]:
 
     The manifest is a psql script; only ``\\ir path``, comments and the settings of psql are understood, so
     that psql and this function cannot read it differently. Raises ConfigurationError for anything else, for
-    a file that is missing, named twice or outside the folder, and for an SQL file that the manifest forgot.
+    a file that is missing, named twice or outside the folder, and when there is none.
     """
     root = (folder or db_dir()).resolve()
     names: list[str] = []
@@ -50,12 +50,16 @@ def manifest(folder: Path | None = None) -> list[SqlFile]:
         if not (root / name).is_file() or not (root / name).resolve().is_relative_to(root):
             raise ConfigurationError(f"{where}: no file {name} below {root}")
         names.append(name)
-    forgotten = {path.relative_to(root).as_posix() for path in root.rglob("*.sql")} - {MANIFEST, *names}
-    if forgotten or not names:
-        raise ConfigurationError(
-            f"{root / MANIFEST} does not include {', '.join(sorted(forgotten)) or 'any file'}"
-        )
+    if not names:
+        raise ConfigurationError(f"{root / MANIFEST} includes no file")
     return [SqlFile(name, (root / name).read_text(encoding="utf-8")) for name in names]
+
+
+def forgotten(folder: Path | None = None) -> list[str]:
+    """SQL files of ``db/`` that the manifest does not include: being written, or forgotten."""
+    root = (folder or db_dir()).resolve()
+    present = {path.relative_to(root).as_posix() for path in root.rglob("*.sql")}
+    return sorted(present - {MANIFEST} - {file.name for file in manifest(root)})
 
 
 def load_schema(conn: psycopg.Connection[Any], folder: Path | None = None) -> None:

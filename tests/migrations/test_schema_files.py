@@ -10,7 +10,7 @@ import pytest
 
 from farebox._files import db_dir, migrations_dir
 from farebox.errors import ConfigurationError, MigrationError
-from farebox.schema import MANIFEST, load_schema, manifest
+from farebox.schema import MANIFEST, forgotten, load_schema, manifest
 from tests.migrations.lab import Lab
 
 
@@ -65,9 +65,18 @@ def test_a_manifest_that_psql_would_read_otherwise_is_refused(db: Path, line: st
         manifest(db)
 
 
+def test_the_manifest_includes_every_file() -> None:
+    assert forgotten() == []
+
+
 def test_a_file_that_the_manifest_forgot_is_told(db: Path) -> None:
-    (db / "functions" / "forgotten.sql").touch()
-    with pytest.raises(ConfigurationError, match=r"does not include functions/forgotten\.sql"):
+    (db / "functions" / "new.sql").touch()
+    assert set(forgotten(db)) - set(forgotten()) == {"functions/new.sql"}
+
+
+def test_a_manifest_without_a_file_is_refused(db: Path) -> None:
+    (db / MANIFEST).write_text("-- nothing yet\n")
+    with pytest.raises(ConfigurationError, match="includes no file"):
         manifest(db)
 
 

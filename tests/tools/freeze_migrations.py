@@ -22,6 +22,7 @@ import click
 
 from farebox._files import db_dir
 from farebox._migration_files import ROLLBACK_SUFFIX, SUMS, checksum, released_sums
+from farebox.errors import ConfigurationError
 from farebox.schema import SqlFile, manifest
 from tests.tools.inverse_sql import UnknownStatementError, undo
 
@@ -282,8 +283,8 @@ def _up_files(folder: Path) -> list[Path]:
 def main(db: Path, folder: Path | None, action: str | None, name: str | None) -> None:
     """Command line."""
     folder = folder or db.parent / "migrations"
-    files = manifest(db)
     try:
+        files = manifest(db)
         if name is not None:
             draft = next_migration(files, folder, name)
             draft.write(folder)
@@ -299,7 +300,7 @@ def main(db: Path, folder: Path | None, action: str | None, name: str | None) ->
                 raise FreezeError("\n".join(problems))
         else:
             raise click.UsageError("say what to do: --check, --new, --regenerate-unreleased or --release")
-    except (FreezeError, UnknownStatementError) as error:
+    except (FreezeError, UnknownStatementError, ConfigurationError) as error:
         click.echo(str(error), err=True)
         sys.exit(1)
 
