@@ -36,6 +36,13 @@ _ROWS: dict[str, LiteralString] = {
     "unapplied_payments": "insert into farebox.unapplied_payments"
     " (monime_transaction_id, company_id, request, reason)"
     " values ('pay-late', %(id)s, '{}', 'code_exhausted')",
+    "ticket_queue": "insert into farebox.ticket_queue (id, rank, enqueued_at, company_id, request)"
+    " values (1, 1, now(), %(id)s, '{}')",
+    "ticket_queue_dead": "insert into farebox.ticket_queue_dead"
+    " (id, request, reason, first_seen_at, last_seen_at, fingerprint)"
+    " values (1, '{}', 'conflict', now(), now(), '')",
+    "ticket_queue_pauses": "insert into farebox.ticket_queue_pauses (company_id, paused_at)"
+    " values (%(id)s, now())",
     "company_logins": "insert into farebox.company_logins (login, company_id) values ('data', %(id)s)",
 }
 _ID = "0190a8b2-0000-7000-8000-000000000001"
