@@ -18,6 +18,11 @@ grant execute on function
   farebox.get_route(uuid, uuid),
   farebox.get_payment_code(uuid, text)
 to farebox_app;
+grant execute on function
+  farebox.enqueue_tickets(json),
+  farebox.queued_outcomes(bigint[], json),
+  farebox.queue_size()
+to farebox_app;
 
 -- Workers and administrators: what keeps the house in order; no table for workers.
 grant execute on function
@@ -59,6 +64,17 @@ grant select, delete on farebox.payment_codes to farebox_admin;
 grant insert (id, company_id, route_id, code, total_tickets, expires_at, created_at) on farebox.payment_codes to farebox_admin;
 grant update (total_tickets, status, expires_at) on farebox.payment_codes to farebox_admin;
 grant select on farebox.unapplied_payments to farebox_admin;
+
+grant execute on function
+  farebox.queue_size(),
+  farebox.list_queued_requests(int, uuid, text, text, bigint),
+  farebox.list_dead_requests(int, uuid, text, text, timestamptz, text),
+  farebox.retry_queued_requests(text[]),
+  farebox.drop_queued_requests(text[]),
+  farebox.pause_company_queue(uuid),
+  farebox.resume_company_queue(uuid),
+  farebox.list_paused_companies()
+to farebox_admin;
 
 -- Companies: their own rows, by the policies.
 grant select on farebox.companies, farebox.routes, farebox.payment_codes, farebox.tickets, farebox.transactions,

@@ -1,0 +1,37 @@
+-- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, the
+--   attempt counts even if the second half (process_queued_request) takes down its session. Alone, so that nobody else is blamed.
+-- Returns: the queue id, null when nothing is ready.
+-- Locks and writes: ticket_queue; the request is in backoff from now on, and free again after that if nobody processes it.
+set role farebox_owner;
+
+create function farebox.begin_queued_request()
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_requests farebox.ticket_queue[] := farebox._claim_requests(1);
+begin
+  if v_requests is null then
+    return null;
+  end if;
+  update farebox.ticket_queue as q
+  set
+    rank = null,
+    ready_at = farebox._now() + farebox._backoff(q.attempts + 1),
+    attempts = least(q.attempts + 1, 4),
+    together = 1,
+    reason = 'unfinished'  -- until it has ended
+  where q.id = v_requests[1].id;
+  return v_requests[1].id;
+end
+$$;
+
+comment on function farebox.begin_queued_request() is
+  'Counts the next request''s attempt before it is made by process_queued_request, so that it counts whatever happens then';
+
+reset role;

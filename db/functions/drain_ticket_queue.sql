@@ -1,0 +1,33 @@
+-- Purpose: processes the queue until nothing is ready, for schedulers without the worker: pg_cron, psql. Commits each batch. The
+--   first p_limit requests are processed with care, one by one: if the last run was taken down by one, it is among them.
+-- Parameters: p_limit, requests in a batch, 1 to 10,000; p_batches, how many batches at most.
+-- Raises: as process_ticket_queue; what was committed stays done, the next run goes on.
+-- It commits, so it cannot have its owner's rights or settings of its own: it only calls functions that do.
+set role farebox_owner;
+
+create procedure farebox.drain_ticket_queue(p_limit int default 100, p_batches int default 10000)
+language plpgsql security invoker
+as $$
+declare
+  v_queue_id bigint;
+  v_taken int;
+begin
+  for v_count in 1 .. p_limit loop
+    v_queue_id := farebox.begin_queued_request();
+    commit;
+    exit when v_queue_id is null;
+    perform from farebox.process_queued_request(v_queue_id);
+    commit;
+  end loop;
+  for v_count in 1 .. p_batches loop
+    select p.taken into v_taken from farebox.process_ticket_queue(p_limit) as p;
+    commit;
+    exit when v_taken = 0;
+  end loop;
+end
+$$;
+
+comment on procedure farebox.drain_ticket_queue(int, int) is
+  'Processes the queue until nothing is ready, committing each batch; for pg_cron and psql';
+
+reset role;

@@ -1,0 +1,39 @@
+-- Purpose: claims queued requests, makes their tickets and settles them, all in the caller's transaction: whatever stops it puts
+--   everything back. Any number of callers at once. Requests are done when they have an outcome, whichever it is.
+-- Parameters: p_limit, 1 to 10,000.  Returns: one row of counts; taken = 0 when nothing is ready.
+-- Raises: TK003; what is not the requests' fault (such as 40001, 53100).  Locks and writes: ticket_queue (skipping what is locked),
+--   then as create_tickets, then ticket_queue_dead.
+set role farebox_owner;
+
+create function farebox.process_ticket_queue(p_limit int default 100)
+returns table (taken int, created int, duplicates int, conflicts int, rejected int, retried int, dead int)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_requests farebox.ticket_queue[];
+begin
+  perform farebox._check_limit(p_limit, 10000);
+
+  v_requests := farebox._claim_requests(p_limit);
+  if v_requests is null and (select b.last_value from farebox.ticket_queue_bell as b) <> 1 then
+    -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
+    perform setval('farebox.ticket_queue_bell', 1);
+    v_requests := farebox._claim_requests(p_limit);
+  end if;
+  if v_requests is null then
+    return query select 0, 0, 0, 0, 0, 0, 0;
+    return;
+  end if;
+  return query select p.* from farebox._process_requests(v_requests, false) as p;
+end
+$$;
+
+comment on function farebox.process_ticket_queue(int) is
+  'Makes tickets of queued requests and settles them, in one transaction; one row of counts';
+
+reset role;

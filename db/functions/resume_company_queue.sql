@@ -1,0 +1,31 @@
+-- Purpose: puts a paused company's requests back in line, in the order they came, behind nobody and in front of nobody else's.
+-- Parameters: p_company_id.  Returns: how many went back in line.
+-- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
+set role farebox_owner;
+
+create function farebox.resume_company_queue(p_company_id uuid)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_resumed bigint;
+begin
+  delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
+  update farebox.ticket_queue as q
+  set rank = p.rank
+  from (
+    select q.id, (select f.last_value from farebox.ticket_queue_floor as f) + row_number() over (order by q.id) as rank
+    from farebox.ticket_queue as q
+    where q.company_id = p_company_id and q.rank is null and q.ready_at is null
+  ) as p
+  where q.id = p.id;
+  get diagnostics v_resumed = row_count;
+  perform farebox._wake_workers();
+  return v_resumed;
+end
+$$;
+
+comment on function farebox.resume_company_queue(uuid) is 'Puts a paused company''s queued requests back in line';
+
+reset role;
