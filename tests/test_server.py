@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from farebox import server as module
-from farebox._cluster import Cluster, embedded_installation, service_account
+from farebox._cluster import Cluster
+from farebox._installation import embedded_installation, service_account
 from farebox.errors import ConfigurationError, ServerError
 from farebox.server import EmbeddedServer, resolve_dsn
 from tests.support.servers import Farm

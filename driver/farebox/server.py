@@ -19,16 +19,8 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from farebox._cluster import (
-    SUPERUSER,
-    Cluster,
-    Installation,
-    embedded_installation,
-    free_port,
-    is_free,
-    physical_memory,
-    service_account,
-)
+from farebox._cluster import SUPERUSER, Cluster, free_port, is_free, physical_memory
+from farebox._installation import Installation, embedded_installation, require_way_in, service_account
 from farebox.errors import ConfigurationError, ServerError
 
 DATABASE = "farebox"
@@ -130,6 +122,7 @@ class EmbeddedServer:
 
     def _cluster(self) -> Cluster:
         account = service_account(self.data_dir)
+        require_way_in(account, self.data_dir.parent)
         return Cluster(self.data_dir, embedded_installation(self.data_dir.parent, account))
 
     def _onlooker(self) -> Cluster:

@@ -17,16 +17,9 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from farebox._cluster import (
-    SUPERUSER,
-    Cluster,
-    Installation,
-    embedded_installation,
-    free_port,
-    service_account,
-    system_installation,
-)
+from farebox._cluster import SUPERUSER, Cluster, free_port
 from farebox._files import db_dir
+from farebox._installation import Installation, embedded_installation, service_account, system_installation
 from farebox.errors import ServerError
 from farebox.schema import load_schema
 from tests.support.keeper import CLOSED

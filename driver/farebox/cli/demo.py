@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from farebox import Farebox, migrate
-from farebox._cluster import embedded_installation
+from farebox._installation import embedded_installation
 from farebox.cli.importer import Tally
 from farebox.cli.output import Column, Exit, Failure, Output
 from farebox.cli.payment_file import PaymentFile
