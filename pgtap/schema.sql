@@ -1,6 +1,6 @@
 -- The schema: tables, columns, types, constraints and signatures that other people's SQL depends on.
 begin;
-select plan(83);
+select plan(91);
 
 -- Columns ------------------------------------------------------------------------------------------------------
 
@@ -175,6 +175,7 @@ select is(
     from pg_proc as p where p.pronamespace = 'farebox'::regnamespace and p.proname = f.name),
   format('(%s) returns %s', f.arguments, f.result), 'signature of ' || f.name)
 from (values
+  ('analyze_tables', 'p_share double precision DEFAULT 0.1', 'SETOF text'),
   ('apply_unapplied_payments', 'p_limit integer DEFAULT 1000, p_reason text DEFAULT NULL::text', 'SETOF farebox.ticket_outcome'),
   ('bind_company_login', 'p_login name, p_company_id uuid', 'void'),
   ('cancel_payment_codes', 'p_batch json', 'SETOF farebox.catalog_outcome'),
@@ -199,10 +200,17 @@ from (values
     'p_after_last_seen_at timestamp with time zone DEFAULT NULL::timestamp with time zone, '
     'p_after_transaction_id text DEFAULT NULL::text, p_include_resolved boolean DEFAULT false',
     'SETOF farebox.unapplied_payments'),
+  ('metrics_batches', '', 'TABLE(metric text, labels jsonb, value double precision)'),
+  ('metrics_codes', '', 'TABLE(metric text, labels jsonb, value double precision)'),
+  ('metrics_server', '', 'TABLE(metric text, labels jsonb, value double precision)'),
+  ('metrics_storage', '', 'TABLE(metric text, labels jsonb, value double precision)'),
+  ('metrics_tickets', '', 'TABLE(metric text, labels jsonb, value double precision)'),
+  ('metrics_unapplied', '', 'TABLE(metric text, labels jsonb, value double precision)'),
   ('pending_tickets',
     'p_company_id uuid, p_limit integer DEFAULT 100, '
     'p_after_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_after_id uuid DEFAULT NULL::uuid',
     'SETOF farebox.ticket_view'),
+  ('purge_unapplied_payments', 'p_before timestamp with time zone, p_limit integer DEFAULT 1000', 'integer'),
   ('record_missing_transactions', 'p_limit integer DEFAULT 1000', 'integer'),
   ('tickets_by_phone',
     'p_company_id uuid, p_phone text, p_limit integer DEFAULT 50, '
