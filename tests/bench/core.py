@@ -1,9 +1,9 @@
 """The SQL core against its floor: ``create_tickets`` beside COPY into copies of the same tables, in one run.
 
-Each round runs every contender once, in turn, on the same server and the same durable settings; medians of the
-rounds and their ratios are printed. Both sides get ready-made text, so that no client is measured. The floor is COPY
-of tickets and of transaction records, one transaction a batch, into tables with the same columns, constraints and
-indexes; it checks nothing, looks nothing up and answers nothing.
+Each round runs every contender once, in turn, on the same server with the same durable settings; medians of
+the rounds and their ratios are printed. Both sides get ready-made text, so that no client is measured. The floor
+is COPY of tickets and of transaction records, one transaction a batch, into tables with the same columns,
+constraints and indexes; it checks nothing, looks nothing up and answers nothing.
 
     python -m tests.bench core --server pg15 --batch 100
 """
@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from tests.bench.support import bench_database
 
+FLOOR = "COPY, the floor"
 _CODE = "BENCH-HOT"
 
 
@@ -36,7 +38,8 @@ class Catalog:
         catalog = cls([(str(uuid.uuid4()), str(uuid.uuid4())) for _ in range(companies)])
         with conn.cursor() as cur:
             cur.executemany(
-                "insert into farebox.companies (id, name) values (%s, 'Bench')", [(c,) for c, _ in catalog.places]
+                "insert into farebox.companies (id, name) values (%s, 'Bench')",
+                [(c,) for c, _ in catalog.places],
             )
             cur.executemany(
                 "insert into farebox.routes (id, company_id, name, origin, destination, fare)"
@@ -44,7 +47,8 @@ class Catalog:
                 [(r, c) for c, r in catalog.places],
             )
             cur.executemany(
-                "insert into farebox.payment_codes (company_id, code, total_tickets) values (%s, %s, 2000000000)",
+                "insert into farebox.payment_codes (company_id, code, total_tickets)"
+                " values (%s, %s, 2000000000)",
                 [(c, f"{_CODE}-{c}") for c, _ in catalog.places],
             )
         return catalog
@@ -116,67 +120,81 @@ def run_copy(conn: psycopg.Connection[Any], batches: list[tuple[str, str]]) -> N
                 ) as copy:
                     copy.write(tickets)
                 with cur.copy(
-                    "copy bench.transactions (ticket_id, company_id, amount, commission, net_amount, created_at)"
-                    " from stdin"
+                    "copy bench.transactions (ticket_id, company_id, amount, commission, net_amount,"
+                    " created_at) from stdin"
                 ) as copy:
                     copy.write(records)
 
 
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def _contenders(
+    conn: psycopg.Connection[Any], catalog: Catalog, batch: int, rows: int
+) -> dict[str, Callable[[], object]]:
+    """New work for one round of each contender, made before anything is timed."""
+
+    def batches(coded: float = 0.0) -> list[list[dict[str, Any]]]:
+        return [catalog.requests(batch, coded=coded) for _ in range(rows // batch)]
+
+    created = [json.dumps(b) for b in batches()]
+    half_coded = [json.dumps(b) for b in batches(0.5)]
+    copied = [copy_text(b) for b in batches()]
+    conflicting = [text.replace('"amount": 5000', '"amount": 6000') for text in created]
+    return {
+        "create_tickets": lambda: run_function(conn, created),
+        FLOOR: lambda: run_copy(conn, copied),
+        "half with codes": lambda: run_function(conn, half_coded),
+        "duplicates only": lambda: run_function(conn, created),
+        "conflicts only": lambda: run_function(conn, conflicting),
+    }
+
+
+def _report(rates: dict[str, list[float]], analysed_from: int) -> None:
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, rate in medians.items():
+        own, floor = rate / medians["create_tickets"], rate / medians[FLOOR]
+        print(f"  {name:18} {rate:8,.0f}/s   x create_tickets {own:5.2f}   x COPY {floor:5.2f}")
+    over = [a / b for a, b in zip(rates["create_tickets"], rates[FLOOR], strict=True)]
+    before, after = statistics.median(over[:analysed_from]), statistics.median(over[analysed_from:])
+    print(f"  create_tickets over COPY, round by round: never analysed {before:.2f}, analysed {after:.2f}")
 
 
 def main(argv: list[str]) -> None:
     """Runs the comparison and prints it."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench core", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench core")
     parser.add_argument("--server", default="pg15", choices=["pg15", "pg18"])
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--rows", type=int, default=20_000, help="rows of each contender in each round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--companies", type=int, default=10)
     args = parser.parse_args(argv)
 
     with bench_database(args.server) as db, db.connect(autocommit=True) as conn:
         conn.execute("create schema bench")
         for table in ("tickets", "transactions"):
-            conn.execute(f"create table bench.{table} (like farebox.{table} including all)")
+            conn.execute(
+                sql.SQL("create table bench.{0} (like farebox.{0} including all)").format(
+                    sql.Identifier(table)
+                )
+            )
         catalog = Catalog.make(conn, args.companies)
         rates: dict[str, list[float]] = {}
         for round_no in range(args.rounds + 1):
-
-            def batches(coded: float = 0.0) -> list[list[dict[str, Any]]]:
-                return [catalog.requests(args.batch, coded=coded) for _ in range(args.rows // args.batch)]
-
-            created = [json.dumps(b) for b in batches()]
-            coded = [json.dumps(b) for b in batches(0.5)]
-            copied = [copy_text(b) for b in batches()]
-            conflicting = [batch.replace('"amount": 5000', '"amount": 6000') for batch in created]
-            contenders: dict[str, Callable[[], object]] = {
-                "create_tickets": lambda: run_function(conn, created),
-                "COPY (the floor)": lambda: run_copy(conn, copied),
-                "half with codes": lambda: run_function(conn, coded),
-                "duplicates only": lambda: run_function(conn, created),
-                "conflicts only": lambda: run_function(conn, conflicting),
-            }
-            for name, work in contenders.items():
-                rate = args.rows / _timed(work)
+            for name, work in _contenders(conn, catalog, args.batch, args.rows).items():
+                start = time.perf_counter()
+                work()
+                rate = args.rows / (time.perf_counter() - start)
                 if round_no:  # the first round only fills caches
                     rates.setdefault(name, []).append(rate)
             if round_no == args.rounds // 2:
                 conn.execute("analyze")  # the first half ran on a database that nobody had analysed
 
-        broken = conn.execute("select count(*) from farebox.verify()").fetchone()
-        medians = {name: statistics.median(values) for name, values in rates.items()}
-        base = medians["create_tickets"]
-        floor = medians["COPY (the floor)"]
-        print(f"{args.server}, batches of {args.batch}, {args.rounds} rounds of {args.rows}, {args.companies} companies")
-        for name, rate in medians.items():
-            print(f"  {name:20} {rate:8,.0f}/s   x create_tickets {rate / base:5.2f}   x COPY {rate / floor:5.2f}")
-        half = args.rounds // 2
-        fresh = [a / b for a, b in zip(rates["create_tickets"], rates["COPY (the floor)"], strict=True)]
+        broken = conn.execute("select count(*) from farebox.verify()").fetchall()[0][0]
+        dead = conn.execute(
+            "select coalesce(sum(n_dead_tup), 0) from pg_stat_user_tables"
+            " where schemaname = 'farebox' and relname in ('tickets', 'transactions')"
+        ).fetchall()[0][0]
         print(
-            f"  over COPY, never analysed {statistics.median(fresh[:half]):.2f},"
-            f" analysed {statistics.median(fresh[half:]):.2f}; verify() found {broken[0] if broken else '?'} problems"
+            f"{args.server}, batches of {args.batch}, {args.rounds} rounds of {args.rows:,} rows,"
+            f" {args.companies} companies"
         )
+        _report(rates, args.rounds // 2)
+        print(f"  verify() found {broken} problems, dead rows {dead}")

@@ -25,7 +25,9 @@ def bench_database(name: str, **settings: str | int) -> Generator[Database]:
 
     fsync, full_page_writes and synchronous_commit stay on. Set TMPDIR to choose the disk.
     """
-    os.environ.setdefault("TMPDIR", tempfile.gettempdir())  # never in memory: a commit must cost what it costs
+    os.environ.setdefault(
+        "TMPDIR", tempfile.gettempdir()
+    )  # never in memory: a commit must cost what it costs
     farm = Farm(Farm.make_root())
     try:
         with farm.private(name, **(SETTINGS | settings)) as server:
