@@ -10,6 +10,7 @@ language plpgsql volatile security invoker
 as $$
 declare
   c_attempts constant int := 3;
+  v_ids bigint[] := array(select r.id from unnest(p_requests) as r);
   v_requests int[];
   v_reasons text[];
   v_details text[];
@@ -58,7 +59,7 @@ begin
 
   v_now := farebox._now();
   if v_sqlstate is null then
-    delete from farebox.ticket_queue as q where q.id in (select r.id from unnest(p_requests) as r);
+    delete from farebox.ticket_queue as q where q.id = any (v_ids);
     if v_requests is not null then
       perform farebox._keep_dead_requests(array(select p_requests[o.ordinal] from unnest(v_requests) as o(ordinal)),
         v_reasons, v_details, v_now);
@@ -67,7 +68,7 @@ begin
     -- Somebody among them is poison. Nobody is blamed yet: they are tried again in half the company, which finds it in the end.
     update farebox.ticket_queue as q
     set together = (taken + 1) / 2
-    where q.id in (select r.id from unnest(p_requests) as r);
+    where q.id = any (v_ids);
     retried := taken;
   elsif v_attempts < c_attempts then
     update farebox.ticket_queue as q
@@ -86,7 +87,7 @@ begin
 
   -- Whoever waits for an outcome is told, at the commit, whose may be there now.
   if (select w.last_value from farebox.ticket_queue_watch as w) > date_part('epoch', clock_timestamp()) * 1000 then
-    perform pg_notify('farebox_settled', left((select string_agg(r.id::text, ',') from unnest(p_requests) as r), 7999));
+    perform pg_notify('farebox_settled', left(array_to_string(v_ids, ','), 7999));
   end if;
 end
 $$;

@@ -15,12 +15,14 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
+  c_nobody constant uuid := uuid '00000000-0000-0000-0000-000000000000';
   v_batch json := p_batch;
+  v_ids bigint[];
   v_companies uuid[];
   v_paused uuid[];
+  v_ranks bigint[];
   v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
   v_now timestamptz := farebox._now();
-  c_nobody constant uuid := uuid '00000000-0000-0000-0000-000000000000';
 begin
   begin
     perform farebox._batch_length(v_batch);
@@ -39,35 +41,30 @@ begin
   v_paused := array(
     select p.company_id from farebox.ticket_queue_pauses as p where p.company_id = any (v_companies) order by p.company_id for share);
 
-  return query
-    with element as materialized (
-      select x.ordinal::int as ordinal, x.company_id, x.request, nextval('farebox.ticket_queue_ids') as id
-      from rows from (unnest(v_companies), json_array_elements(v_batch)) with ordinality as x(company_id, request, ordinal)
-    ),
-    -- The end of each company's own line. What stands above the floor is alive, but for what is being claimed right now,
-    -- so that the look-up never wades through deleted rows.
-    line as (
-      select d.company_id, coalesce(l.rank, v_floor) as rank
-      from (select distinct e.company_id from element as e) as d
-      left join lateral (
-        select q.rank from farebox.ticket_queue as q
-        where q.company_id = d.company_id and q.rank > v_floor
-        order by q.rank desc
-        limit 1) as l on true
-    ),
-    stored as (
-      insert into farebox.ticket_queue (id, rank, enqueued_at, company_id, request)
-      select
-        e.id,
-        case when e.company_id <> all (v_paused) then l.rank + row_number() over (partition by e.company_id order by e.ordinal) end,
-        v_now, e.company_id, e.request
-      from element as e
-      join line as l on l.company_id = e.company_id
-      order by e.ordinal
-    )
-    select e.ordinal, e.id from element as e order by e.ordinal;
+  -- Each company's requests go behind its own last one. What stands above the floor is alive, but for what is being claimed right
+  -- now, so that the look-up never wades through deleted rows.
+  select
+    array_agg(case when c.company_id <> all (v_paused) then l.rank + c.place end order by c.ordinal),
+    array_agg(nextval('farebox.ticket_queue_ids') order by c.ordinal)
+  into v_ranks, v_ids
+  from (
+    select c.company_id, c.ordinal, row_number() over (partition by c.company_id order by c.ordinal) as place
+    from unnest(v_companies) with ordinality as c(company_id, ordinal)
+  ) as c
+  join (
+    select d.company_id, coalesce((
+      select q.rank from farebox.ticket_queue as q
+      where q.company_id = d.company_id and q.rank > v_floor
+      order by q.rank desc
+      limit 1), v_floor) as rank
+    from (select distinct c.company_id from unnest(v_companies) as c(company_id)) as d
+  ) as l on l.company_id = c.company_id;
 
+  insert into farebox.ticket_queue (id, rank, enqueued_at, company_id, request)
+  select x.id, x.rank, v_now, x.company_id, x.request
+  from rows from (unnest(v_ids), unnest(v_ranks), unnest(v_companies), json_array_elements(v_batch)) as x(id, rank, company_id, request);
   perform farebox._wake_workers();
+  return query select i.ordinal::int, i.id from unnest(v_ids) with ordinality as i(id, ordinal);
 end
 $$;
 

@@ -9,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 -- The same index on an empty database as on a full one.
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 begin
