@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 
@@ -23,6 +23,8 @@ from farebox.errors import map_error
 from farebox.events import Observer
 
 T = TypeVar("T")
+
+_LEAST_PAUSE: Final = 0.05
 
 Key = tuple[str, ...]
 """The company's id, then what is looked up."""
@@ -118,8 +120,9 @@ class Catalog:
                         self.forget(notice.payload)
             except psycopg.Error as error:
                 failures += 1
-                self._observer.connection("lost", self._target, map_error(error))
+                if failures == 1:
+                    self._observer.connection("lost", self._target, map_error(error))
             finally:
                 self.listening = False
             self.forget("*")
-            await asyncio.sleep(self._patience.delay(failures))
+            await asyncio.sleep(max(_LEAST_PAUSE, self._patience.delay(failures)))

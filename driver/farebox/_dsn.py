@@ -32,10 +32,7 @@ class Target:
     __slots__ = ("_shown", "conninfo", "several_hosts")
 
     def __init__(self, dsn: str, *, spread: bool = False) -> None:
-        """`spread`.
-
-        With several hosts, try them in random order (replicas) rather than in the order given.
-        """
+        """With `spread`, several hosts are tried in random order (replicas), not in the order given."""
         try:
             given = conninfo_to_dict(dsn)
         except psycopg.Error:
@@ -44,19 +41,21 @@ class Target:
             raise ConfigurationError(
                 "the DSN is not valid", hint="postgresql://user:password@host:port/dbname"
             )
-        host = str(given.get("host") or "")
-        if "@" in host:
-            # Else the rest of the password would show up in "failed to resolve host".
+        host, port = str(given.get("host") or ""), str(given.get("port") or "")
+        dbname = str(given.get("dbname") or "")
+        if "@" in host + dbname or (not port.replace(",", "").isdigit() and port):
+            # An '@' or '/' in a password cuts the URI in the wrong places, and the rest of the password would
+            # show up as the name of a host or a database.
             raise ConfigurationError(
-                "the host name in the DSN contains '@'", hint="percent-encode '@' in the password as %40"
+                "the DSN names no proper host, port and database",
+                hint="percent-encode special characters in the password: @ is %40, / is %2F",
             )
         settings = _DEFAULTS | {key: value for key, value in given.items() if value is not None}
         self.several_hosts = "," in host or "," in str(given.get("hostaddr") or "")
         if spread and self.several_hosts:
             settings.setdefault("load_balance_hosts", "random")
         self.conninfo = make_conninfo("", **settings)
-        port = f":{given['port']}" if given.get("port") else ""
-        self._shown = f"postgresql://{host}{port}/{given.get('dbname') or ''}"
+        self._shown = f"postgresql://{host}{':' if port else ''}{port}/{dbname}"
 
     def __str__(self) -> str:
         return self._shown

@@ -162,6 +162,7 @@ _CONFIGURATION_TEXTS = (
     "server does not support SSL",
     "no such database",
     "no such user",
+    ' value: "',  # libpq's "invalid sslmode value", "invalid channel_binding value", …
 )
 
 

@@ -57,9 +57,16 @@ class _Engine:
         thread.start()
         return cls(loop, thread)
 
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
+    def stop(self, front: AsyncFarebox, grace: float) -> None:
+        """Have the client close and the thread end, soon; never blocks, so that a finaliser may call it."""
+        if not self.loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._close(front, grace), self.loop)
+
+    async def _close(self, front: AsyncFarebox, grace: float) -> None:
+        try:
+            await front.close(grace)
+        finally:
+            self.loop.stop()
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -79,7 +86,7 @@ class Farebox:
     def __init__(self, dsn: str, **options: Unpack[Options]) -> None:
         self._front = AsyncFarebox(dsn, **options)
         self._engine: _Engine | None = None
-        self._finalizer: weakref.finalize[[], Farebox] | None = None
+        self._finalizer: weakref.finalize[[AsyncFarebox, float], Farebox] | None = None
         self._lock = threading.Lock()
         self._closed = False
         _fork.watch(self)
@@ -104,10 +111,12 @@ class Farebox:
             self._closed = True
             engine, self._engine = self._engine, None
         if engine is not None:
-            asyncio.run_coroutine_threadsafe(self._front.close(grace), engine.loop).result()
-            engine.stop()
-            if self._finalizer is not None:
-                self._finalizer.detach()
+            engine.stop(self._front, grace)
+            engine.thread.join()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+    # -- creating tickets ---------------------------------------------------------------------------------
 
     def create_ticket(
         self, ticket: TicketInput, *, strict: bool | None = None, timeout: float | None = None
@@ -335,7 +344,7 @@ class Farebox:
                 raise ClosedError("the client is closed")
             if self._engine is None:
                 self._engine = _Engine.start()
-                self._finalizer = weakref.finalize(self, self._engine.stop)
+                self._finalizer = weakref.finalize(self, self._engine.stop, self._front, 0.0)
             return asyncio.run_coroutine_threadsafe(call, self._engine.loop)
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:

@@ -58,7 +58,7 @@ class Shop:
                 create function public.fail() returns trigger language plpgsql as $f$
                 begin
                   if nextval('public.failures') <= {times} then
-                    raise exception 'on purpose, %', new.passenger_phone using errcode = {sqlstate};
+                    raise exception 'on purpose' using errcode = {sqlstate};
                   end if;
                   return new;
                 end $f$;

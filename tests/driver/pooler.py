@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from farebox._cluster import free_port, service_account
+from farebox._cluster import free_port
+from farebox._installation import service_account
 from tests.support.servers import Farm
 
 
