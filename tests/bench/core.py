@@ -1,9 +1,10 @@
 """The SQL core against its floor: ``create_tickets`` beside COPY into copies of the same tables, in one run.
 
 Each round runs every contender once, in turn, on the same server with the same durable settings; medians of
-the rounds and their ratios are printed. Both sides get ready-made text, so that no client is measured. The
-floor is COPY of tickets and of transaction records, one transaction a batch, into tables with the same columns,
-constraints and indexes; it checks nothing, looks nothing up and answers nothing.
+the rounds and their ratios are printed. Both sides get ready-made text, so that no client is measured.
+
+The floor is COPY of tickets and of transaction records, one transaction a batch, into tables with the same
+columns, constraints and indexes; it checks nothing, looks nothing up and answers nothing.
 
     python -m tests.bench core --server pg15 --batch 100
 """
