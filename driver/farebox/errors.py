@@ -93,6 +93,9 @@ class InvalidRequestError(DataError):
         more = len(self.errors) - 5
         super().__init__(f"invalid request: {shown}" + (f"; and {more} more" if more > 0 else ""))
 
+    def __reduce__(self) -> tuple[type[InvalidRequestError], tuple[tuple[FieldError, ...]]]:
+        return type(self), (self.errors,)
+
 
 class TransientError(FareboxError):
     """The same call may succeed a moment later.

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pydantic
@@ -64,7 +65,7 @@ def everything(caplog: pytest.LogCaptureFixture) -> Iterator[Everything]:
         yield Everything(caplog)
 
 
-def secret_payment(shop: Shop, **fields: object) -> dict[str, object]:
+def secret_payment(shop: Shop, **fields: object) -> dict[str, Any]:
     return shop.payment(**({"passenger_phone": PHONE, "monime_otp": OTP} | fields))
 
 

@@ -1,0 +1,268 @@
+"""The driver's rules that need no server: errors, requests, batches, delays, options."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import pickle
+from decimal import Decimal
+from typing import Any, get_args
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from pydantic import ValidationError
+
+from farebox import (
+    ClosedError,
+    ConfigurationError,
+    DatabaseError,
+    DataError,
+    Farebox,
+    FareboxError,
+    FieldError,
+    InvalidRequestError,
+    NotMigratedError,
+    PermissionDeniedError,
+    TicketRequest,
+    TransientError,
+    UsageError,
+    calls,
+)
+from farebox._queue import MAX_BATCH_BYTES, Caller, Patience, Share, Unit
+from farebox.encoding import encode_many, encode_one
+from farebox.errors import map_error, map_sqlstate
+from farebox.events import BatchEvent, Event, Observer
+from farebox.options import Options, Settings
+
+PAYMENT: dict[str, Any] = {
+    "company_id": str(uuid4()),
+    "route_id": str(uuid4()),
+    "passenger_phone": "+23276123456",
+    "monime_transaction_id": "pay-1",
+    "monime_otp": "123456",
+    "amount": 5000,
+}
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        ("TK001", UsageError),
+        ("22P02", DataError),
+        ("23505", DataError),
+        ("40001", TransientError),
+        ("40P01", TransientError),
+        ("08006", TransientError),
+        ("08P01", TransientError),
+        ("57P01", TransientError),
+        ("57P02", TransientError),
+        ("57P03", TransientError),
+        ("53300", TransientError),
+        ("55P03", TransientError),
+        ("42501", PermissionDeniedError),
+        ("3F000", NotMigratedError),
+        ("42883", NotMigratedError),
+        ("42P01", NotMigratedError),
+        ("28P01", ConfigurationError),
+        ("3D000", ConfigurationError),
+        ("57014", DatabaseError),
+        ("XX000", DatabaseError),
+        (None, TransientError),
+    ],
+)
+def test_every_sqlstate_has_its_exception(sqlstate: str | None, kind: type[FareboxError]) -> None:
+    error = map_sqlstate(sqlstate, "as the server put it", detail="quotes data", hint="a hint")
+    assert type(error) is kind
+    assert error.sqlstate == sqlstate
+    assert (error.detail == "quotes data") == (kind is UsageError)
+
+
+def test_errors_of_psycopg_are_mapped_without_their_text() -> None:
+    with pytest.raises(psycopg.ProgrammingError) as malformed:
+        psycopg.connect("password='secret")
+    assert isinstance(map_error(malformed.value), ConfigurationError)
+    assert "secret" not in str(map_error(malformed.value))
+    assert isinstance(map_error(psycopg.OperationalError("connection refused")), TransientError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError("m", sqlstate="40001", hint="h"),
+        InvalidRequestError([FieldError(3, "amount", "must be a number")]),
+        ClosedError("m"),
+    ],
+)
+def test_errors_can_be_copied_and_sent_to_other_processes(error: FareboxError) -> None:
+    for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(twin) is type(error)
+        assert (str(twin), vars(twin)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize(
+    "amount", [5000, "5000", 5000.0, "5000.0", "5e3", " 5000 ", "+5000", Decimal("5e3"), "5000.000"]
+)
+def test_amounts_go_by_value_as_in_the_database(amount: object) -> None:
+    assert TicketRequest.model_validate(PAYMENT | {"amount": amount}).amount == 5000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("amount", 0),
+        ("amount", -1),
+        ("amount", 10**12 + 1),
+        ("amount", 0.5),
+        ("amount", "1e999999999"),
+        ("amount", float("nan")),
+        ("amount", "x"),
+        ("amount", True),
+        ("amount", None),
+        ("commission_rate", 1.1),
+        ("commission_rate", "0.00001"),
+        ("commission_rate", "NaN"),
+        ("commission_rate", True),
+        ("passenger_phone", "+0123456789"),
+        ("passenger_phone", "23276123456"),
+        ("passenger_phone", "+23276***456"),
+        ("passenger_phone", 23276123456),
+        ("passenger_phone", "+1234567890123456"),
+        ("monime_otp", "123"),
+        ("monime_otp", "1234567890123"),
+        ("monime_otp", "12 34"),
+        ("monime_otp", 123456),
+        ("monime_transaction_id", " "),
+        ("monime_transaction_id", "x" * 65),
+        ("company_id", "x"),
+        ("route_id", None),
+    ],
+)
+def test_a_bad_field_is_named(field: str, value: object) -> None:
+    bad = PAYMENT | {field: value}
+    with pytest.raises(InvalidRequestError) as alone:
+        encode_one(TicketRequest, bad, strict=True)
+    assert [(e.ordinal, e.field) for e in alone.value.errors] == [(1, field)]
+    with pytest.raises(InvalidRequestError) as among_others:
+        encode_many(TicketRequest, [PAYMENT, bad], strict=True)
+    assert [(e.ordinal, e.field) for e in among_others.value.errors] == [(2, field)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("passenger_phone", " +232 (76) 123-456 "),
+        ("passenger_phone", "+232.76.123.456"),
+        ("monime_otp", " 1234 "),
+        ("monime_transaction_id", "  pay-1  "),
+        ("monime_transaction_id", "\u00e9" * 64),
+        ("commission_rate", "0.05"),
+        ("commission_rate", 0.05),
+        ("commission_rate", "0.050000"),
+        ("commission_rate", None),
+        ("payment_code", " "),
+        ("company_id", UUID(int=5)),
+        ("company_id", "{00112233-44556677-8899aabb-ccddeeff}"),
+        ("unknown", object()),
+    ],
+)
+def test_what_the_database_takes_passes_as_it_came(field: str, value: object) -> None:
+    encode_one(TicketRequest, PAYMENT | {field: value}, strict=True)
+
+
+def test_a_request_shows_neither_phone_nor_otp_and_cannot_be_changed() -> None:
+    request = TicketRequest(**PAYMENT)
+    assert "23276123456" not in repr(request)
+    assert "123456" not in str(request)
+    with pytest.raises(ValidationError):
+        request.amount = 1  # type: ignore[misc]
+
+
+def test_delays_double_and_are_jittered_in_full() -> None:
+    patience = Patience(backoff=0.1, backoff_limit=1.0)
+    for failures, most in ((1, 0.1), (2, 0.2), (3, 0.4), (4, 0.8), (5, 1.0), (500, 1.0)):
+        delays = [patience.delay(failures) for _ in range(500)]
+        assert 0 <= min(delays) < most * 0.1
+        assert most * 0.9 < max(delays) <= most
+
+
+async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
+    share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
+    loop = asyncio.get_running_loop()
+    callers = [
+        Caller(payload, loop.create_future(), 3)
+        for payload in [b"x" * (MAX_BATCH_BYTES + 1), b"a", b"b", b"x" * MAX_BATCH_BYTES, b"c"]
+    ]
+    share.waiting.extend(callers)
+    callers[1].future.cancel()
+    assert share.take() == ([callers[0]], 2)  # a giant travels alone; who has gone is gone
+    assert share.take() == ([callers[2]], 1)
+    assert share.take() == ([callers[3]], 1)
+    assert share.take() == ([callers[4]], 1)
+    assert share.take() == ([], 0)
+
+
+async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
+    share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
+    loop = asyncio.get_running_loop()
+    callers = [Caller(b"{}", loop.create_future(), 3) for _ in range(2)]
+    row: dict[str, Any] = dict.fromkeys(calls.CREATE_TICKETS.row.model_fields) | {"outcome": "rejected"}
+    for ordinals in ([1], [2, 1], [1, 2, 3], [1, 1]):
+        with pytest.raises(DatabaseError, match="one row for each element"):
+            Unit.shared(share, callers).deliver([row | {"ordinal": ordinal} for ordinal in ordinals])
+    with pytest.raises(DatabaseError, match="do not fit") as unfit:
+        Unit.shared(share, callers).deliver(
+            [row | {"ordinal": 1}, row | {"ordinal": 2, "outcome": "+23276123456"}]
+        )
+    assert "23276123456" not in str(unfit.value)
+    assert not any(caller.future.done() for caller in callers)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"connections": 0},
+        {"pipeline": 0},
+        {"max_batch": 0},
+        {"max_batch": 10_001},
+        {"attempts": 0},
+        {"timeout": -1.0},
+        {"catalog_ttl": float("nan")},
+    ],
+)
+def test_options_out_of_range_are_refused(wrong: Options) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        Settings(**wrong)
+
+
+def test_options_have_one_list() -> None:
+    assert set(Options.__annotations__) == set(Settings.__dataclass_fields__)
+    with pytest.raises(UsageError, match="colour"):
+        Farebox("host=x", colour="red")  # type: ignore[call-arg]
+
+
+def test_a_hook_that_raises_is_told_of_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("broken hook")
+
+    Observer(broken).connection("opened", "somewhere")
+    assert "the event hook failed" in caplog.text
+
+
+def test_log_records_carry_their_fields(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="farebox"):
+        Observer(None).batch("somewhere", "create_tickets", 2, 1, 0.001, 0.002, [], None)
+    [record] = caplog.records
+    fields = vars(record)["farebox"]
+    assert (fields["event"], fields["function"], fields["size"]) == ("batch", "create_tickets", 2)
+    assert set(fields) == {"event", *BatchEvent.__dataclass_fields__}
+
+
+def test_every_call_of_the_driver_is_a_function_of_the_schema_with_named_arguments() -> None:
+    for name in dir(calls):
+        call = getattr(calls, name)
+        if isinstance(call, calls.Call) and not call.function.startswith("wal_"):
+            assert call.sql.startswith(f"select * from farebox.{call.function}(")
+            assert all(f"{parameter} => $" in call.sql for parameter, _ in call.parameters)
+    assert get_args(Event)
