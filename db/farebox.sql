@@ -97,6 +97,7 @@
 \ir functions/metrics_storage.sql
 \ir functions/metrics_server.sql
 \ir functions/purge_unapplied_payments.sql
+\ir functions/purge_dead_requests.sql
 \ir functions/analyze_tables.sql
 \ir functions/bind_company_login.sql
 \ir functions/_login_company.sql

@@ -32,6 +32,7 @@ grant execute on function
   farebox.verify(),
   farebox.analyze_tables(double precision),
   farebox.purge_unapplied_payments(timestamptz, int),
+  farebox.purge_dead_requests(timestamptz, int),
   farebox.metrics_tickets(),
   farebox.metrics_batches(),
   farebox.metrics_unapplied(),

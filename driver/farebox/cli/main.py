@@ -10,6 +10,7 @@ from farebox.cli.catalog import code, company, route
 from farebox.cli.demo import demo
 from farebox.cli.doctor import doctor
 from farebox.cli.embedded import down, up
+from farebox.cli.maintain import maintain
 from farebox.cli.migrations import migrate, print_sql, rollback, status
 from farebox.cli.operations import records, unapplied, verify
 from farebox.cli.output import EXIT_CODES_HELP
@@ -44,7 +45,8 @@ for _command in (
     *(migrate, rollback, status, print_sql),
     *(company, route, code),
     *(create, import_payments),
-    *(unapplied, records, verify, doctor),
+    *(unapplied, records, verify),
+    *(doctor, maintain),
 ):
     cli.add_command(_command)
 

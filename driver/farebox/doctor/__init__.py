@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -15,8 +16,12 @@ from farebox.errors import FareboxError, map_error
 
 __all__ = ["CHECKS", "Check", "Finding", "Level", "Thresholds", "diagnose", "repair", "worst"]
 
-# Importing these is what fills the list of checks; their order is that of the report.
-_MODULES = (_server, _schema, _tables, _activity, _money)
+# Importing these is what fills the list of checks; this is the order of the report.
+_ORDER = [module.__name__ for module in (_server, _schema, _tables, _activity, _money)]
+CHECKS.sort(key=lambda check: _ORDER.index(check.module))
+
+_PATIENCE = timedelta(seconds=30)
+_LOCK_PATIENCE = timedelta(seconds=2)
 
 
 def diagnose(
@@ -63,32 +68,26 @@ def _connect(dsn: str) -> psycopg.Connection[Any]:
     return conn
 
 
-def _look(context: Context, check: Check) -> Iterator[Finding]:
-    count = 0
+def _look(context: Context, check: Check) -> list[Finding]:
     try:
         if check.needs_schema and not context.is_current:
             # The check of the migrations has said so already.
-            return
-        for finding in check.look(context):
-            count += 1
-            yield finding
+            return []
+        # For this transaction only: what is set for a session would stay behind in a pooler.
+        with context.patience(_LOCK_PATIENCE, setting="lock_timeout"), context.patience(_PATIENCE):
+            findings = list(check.look(context))
+    except psycopg.errors.LockNotAvailable:
+        return [_not_checked(check, "somebody has locked what it looks at", "see the check `locks`")]
     except psycopg.errors.QueryCanceled:
-        yield _not_checked(
-            check, "it took too long", f"farebox {check.name}" if check.name == "verify" else None
-        )
+        return [_not_checked(check, "it took too long", "farebox verify" if check.reads_everything else None)]
     except psycopg.errors.InsufficientPrivilege:
-        yield _not_checked(
-            check,
-            f"the login {context.user} may not look",
-            f"grant pg_monitor to {context.user}; grant farebox_admin to {context.user};",
-        )
-    except psycopg.OperationalError as error:
+        rights = f"grant pg_monitor to {context.user}; grant farebox_admin to {context.user};"
+        return [_not_checked(check, f"the login {context.user} may not look", rights)]
+    except psycopg.Error as error:
         raise map_error(error) from None
     except FareboxError as error:
-        yield _not_checked(check, str(error.args[0]), error.hint)
-    else:
-        if not count:
-            yield Finding(check.name, Level.OK, check.good, check.why)
+        return [_not_checked(check, str(error.args[0]), error.hint)]
+    return findings or [Finding(check.name, Level.OK, check.good, check.why)]
 
 
 def _not_checked(check: Check, because: str, fix: str | None) -> Finding:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a regular expression stays in one piece
 """What a database of this version should hold, read from the SQL that Farebox ships (`db/`).
 
 The SQL is the only list: a table, index or grant added there is looked for without a word said here.
@@ -45,7 +46,7 @@ class Function:
     @property
     def restore_command(self) -> str:
         """The shell command that gives the function its shipped text back."""
-        return f"""sed 's/^create function/create or replace function/' {self.file} | psql "$FAREBOX_DSN\""""
+        return f"""sed -E 's/^create (function|procedure)/create or replace \\1/' {self.file} | psql "$FAREBOX_DSN\""""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,7 +91,8 @@ _TABLE = re.compile(
 )
 _CONSTRAINT = re.compile(r"^ +constraint (\w+) (.+?),?$", re.MULTILINE)
 _FUNCTION = re.compile(
-    r"^create (?:or replace )?function farebox\.(\w+)\((.*?)^as (\$\w*\$)(.*?)\3;", re.MULTILINE | re.DOTALL
+    r"^create (?:or replace )?(?:function|procedure) farebox\.(\w+)\((.*?)^as (\$\w*\$)(.*?)\3;",
+    re.MULTILINE | re.DOTALL,
 )
 _SETTING = re.compile(r"^ *set (\w+) (?:=|to) (.+?)$", re.MULTILINE)
 _POLICY = re.compile(r"^create policy (\w+) on farebox\.(\w+)", re.MULTILINE)
@@ -139,7 +141,7 @@ def _grants(text: str) -> Iterator[Grant]:
         if match is None:
             continue
         kind, _, targets = match["targets"].partition(" ")
-        if kind not in ("function", "schema", "sequence", "type"):
+        if kind not in ("function", "procedure", "schema", "sequence", "type"):
             kind, targets = "table", match["targets"].removeprefix("table ")
         for role in match["roles"].split(", "):
             for target in _OUTER_COMMA.split(targets):

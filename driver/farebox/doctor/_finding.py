@@ -74,8 +74,11 @@ class Thresholds:
     changed_rows_least: int = 10_000
     unused_index_rows: int = 100_000
     unapplied_problem_age: timedelta = timedelta(days=7)
-    code_nearly_spent: float = 0.9
     retained_wal: int = 10 << 30
+    id_age_warning: int = 1_000_000_000
+    id_age_problem: int = 1_500_000_000
+    bloat_share: float = 0.5
+    bloat_bytes: int = 64 << 20
     verify_timeout: timedelta = timedelta(seconds=60)
 
 
@@ -86,6 +89,7 @@ class Context:
         self.dsn = dsn
         self.conn = conn
         self.thresholds = thresholds
+        self._gave_up: psycopg.Error | None = None
 
     def rows(self, query: str, params: Any = None) -> Rows:
         """The rows of one statement, each a dictionary."""
@@ -107,11 +111,11 @@ class Context:
         return self.row("select to_regprocedure(%s) is not null as yes", [signature])["yes"] is True
 
     @contextmanager
-    def patience(self, limit: timedelta) -> Iterator[None]:
-        """Statements inside raise QueryCanceled when they take longer."""
+    def patience(self, limit: timedelta, *, setting: str = "statement_timeout") -> Iterator[None]:
+        """One transaction, in which a statement that takes longer (or waits longer for a lock) raises."""
         with self.conn.transaction():
             milliseconds = round(limit.total_seconds() * 1000)
-            self.conn.execute("select set_config('statement_timeout', %s, true)", [str(milliseconds)])
+            self.conn.execute("select set_config(%s, %s, true)", [setting, str(milliseconds)])
             yield
 
     @functools.cached_property
@@ -139,9 +143,15 @@ class Context:
 
     @functools.cached_property
     def violations(self) -> Rows:
-        """What `farebox.verify()` finds; it reads every table once."""
-        with self.patience(self.thresholds.verify_timeout):
-            return self.rows("select * from farebox.verify()")
+        """What `farebox.verify()` finds; reads all tables. Raises what stopped it, and again."""
+        if self._gave_up is not None:
+            raise self._gave_up
+        try:
+            with self.patience(self.thresholds.verify_timeout):
+                return self.rows("select * from farebox.verify()")
+        except psycopg.Error as error:
+            self._gave_up = error
+            raise
 
 
 Look = Callable[[Context], Iterator[Finding]]
@@ -157,6 +167,7 @@ class Check:
     look: Look
     needs_schema: bool
     reads_everything: bool
+    module: str
 
 
 CHECKS: Final[list[Check]] = []
@@ -175,7 +186,7 @@ def check(
             for level, message, fix, *repairs in body(context):
                 yield Finding(name, level, message, why, fix, repairs[0] if repairs else ())
 
-        CHECKS.append(Check(name, why, good, look, needs_schema, reads_everything))
+        CHECKS.append(Check(name, why, good, look, needs_schema, reads_everything, body.__module__))
         return body
 
     return enter

@@ -201,7 +201,7 @@ def _functions(context: Context) -> Iterator[Found]:
                 function.restore_command,
             )
         if state["owner"] != OWNER:
-            statement = f"alter function {state['signature']} owner to {OWNER}"
+            statement = f"alter routine {state['signature']} owner to {OWNER}"
             yield Level.PROBLEM, f"farebox.{name} belongs to {state['owner']}", f"{statement};", (statement,)
 
 
@@ -282,12 +282,12 @@ def _grants(context: Context) -> Iterator[Found]:
 
 _ACTUAL_GRANTS: Final = """
 with acls as (
-  select 'function' as kind, p.oid::regprocedure::text as target, '' as column,
+  select case p.prokind when 'p' then 'procedure' else 'function' end as kind, p.oid::regprocedure::text as target, '' as column,
     coalesce(p.proacl, acldefault('f', p.proowner)) as acl
   from pg_proc as p where p.pronamespace = to_regnamespace('farebox')
   union all
-  select 'table', c.oid::regclass::text, '', c.relacl
-  from pg_class as c where c.relnamespace = to_regnamespace('farebox') and c.relkind in ('r', 'p', 'v', 'm')
+  select case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, '', c.relacl
+  from pg_class as c where c.relnamespace = to_regnamespace('farebox') and c.relkind in ('r', 'p', 'v', 'm', 'S')
   union all
   select 'table', c.oid::regclass::text, a.attname, a.attacl
   from pg_class as c join pg_attribute as a on a.attrelid = c.oid
@@ -303,7 +303,7 @@ where e.grantee <> (select oid from pg_roles where rolname = %(owner)s)
 
 
 def _spelled(context: Context, grant: Grant) -> Grant:
-    if grant.kind != "function":
+    if grant.kind not in ("function", "procedure"):
         return grant
     row = context.row("select to_regprocedure(%s)::text as name", [grant.target])
     return Grant(grant.kind, row["name"] or grant.target, grant.column, grant.privilege, grant.role)

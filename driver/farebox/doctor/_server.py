@@ -196,9 +196,9 @@ def _wraparound(context: Context) -> Iterator[Found]:
         """
     )
     for what in ("xids", "multixacts"):
-        if row[what] >= 1_000_000_000:
+        if row[what] >= context.thresholds.id_age_warning:
             yield (
-                Level.PROBLEM if row[what] >= 1_500_000_000 else Level.WARNING,
+                Level.PROBLEM if row[what] >= context.thresholds.id_age_problem else Level.WARNING,
                 f"the oldest of the {what} in {row['name']} is {row[what]:,} back",
                 "vacuum (freeze, verbose); -- first end what holds it back: old transactions, prepared ones, slots",
             )

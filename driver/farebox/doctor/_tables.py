@@ -69,6 +69,7 @@ def _dead_rows(context: Context) -> Iterator[Found]:
     needs_schema=True,
 )
 def _bloat(context: Context) -> Iterator[Found]:
+    limits = context.thresholds
     rows = context.rows("select * from farebox.metrics_storage() where metric = 'farebox_bloat_ratio'")
     sizes = {
         row["labels"]["relation"]: row["value"]
@@ -79,7 +80,7 @@ def _bloat(context: Context) -> Iterator[Found]:
     for row in rows:
         name, is_index = row["labels"]["relation"], row["labels"]["kind"] == "index"
         # An estimate, from statistics: small relations and small shares are noise.
-        if row["value"] < 0.5 or sizes.get(name, 0) < 64 << 20:
+        if row["value"] < limits.bloat_share or sizes.get(name, 0) < limits.bloat_bytes:
             continue
         fix = (
             f"reindex index concurrently farebox.{name};"

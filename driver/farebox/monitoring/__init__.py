@@ -1,0 +1,1 @@
+"""What runs beside the selling: upkeep, metrics, rules for alerts, the dashboard."""

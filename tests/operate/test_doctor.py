@@ -1,0 +1,604 @@
+# ruff: noqa: E501, ISC004 - SQL stays in one piece
+"""Each thing that the doctor looks at, broken in earnest: it is found, and what the doctor prescribes mends it."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import LiteralString
+
+import pytest
+
+from farebox import migrate
+from farebox.doctor import CHECKS, Level, Thresholds, diagnose
+from farebox.doctor._expected import read_expected
+from tests.cli.commands import farebox
+from tests.driver.pooler import pooled
+from tests.operate.support import found, treat
+from tests.support.database import Database
+from tests.support.servers import VERSIONS, Farm, NotAvailableError, Server, add_extension
+
+NOW = timedelta(0)
+
+_HEALTHY: dict[str, str | int] = {
+    "shared_buffers": "160MB",
+    "max_wal_size": "2GB",
+    "autovacuum": "on",
+    "max_prepared_transactions": 5,
+    "shared_preload_libraries": "pg_stat_statements",
+    "max_connections": 20,
+}
+
+
+@pytest.fixture(params=VERSIONS, scope="module")
+def healthy(request: pytest.FixtureRequest, farm: Farm) -> Iterator[Server]:
+    """A server as it should be."""
+    try:
+        with farm.private(request.param, **_HEALTHY) as server:
+            yield server
+    except NotAvailableError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def clinic(healthy: Server) -> Iterator[Database]:
+    """A migrated database on it, with nothing wrong."""
+    healthy.create_database("clinic", tap=None)
+    database = Database(healthy, "clinic")
+    migrate.apply(database.dsn)
+    with database.connect(autocommit=True) as conn:
+        add_extension(conn, "pg_stat_statements", "postgresql-15")
+    yield database
+    database.close()
+
+
+# -- a healthy one ------------------------------------------------------------------------------------------
+
+
+def test_a_database_as_it_should_be_is_fine_in_every_check(clinic: Database) -> None:
+    findings = list(diagnose(clinic.dsn))
+    assert [each for each in findings if each.level is not Level.OK] == []
+    assert [each.check for each in findings] == [check.name for check in CHECKS]
+    ran = farebox("doctor", dsn=clinic.dsn)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.splitlines()[-1] == f"{len(CHECKS)} fine, 0 warnings, 0 problems"
+    assert farebox("doctor", "--quiet", "--json", dsn=clinic.dsn).rows == []
+
+
+def test_the_expectations_are_read_from_the_sql_and_are_whole(db: Database) -> None:
+    expected = read_expected()
+    functions = {
+        name
+        for (name,) in db.execute(
+            "select proname from pg_catalog.pg_proc where pronamespace = 'farebox'::regnamespace"
+        )
+    }
+    # Made by a DO block, with a body for each version.
+    assert functions - expected.functions.keys() == {"_uuid_v7"}
+    indexes = {
+        name
+        for (name,) in db.execute(
+            "select relname from pg_catalog.pg_class as c"
+            " where relnamespace = 'farebox'::regnamespace and relkind = 'i'"
+            " and not exists (select from pg_catalog.pg_constraint where conindid = c.oid)"
+        )
+    }
+    assert indexes == expected.indexes.keys()
+    constraints = set(
+        db.execute(
+            "select c.relname, n.conname from pg_catalog.pg_constraint as n"
+            " join pg_catalog.pg_class as c on c.oid = n.conrelid"
+            " where n.connamespace = 'farebox'::regnamespace and n.contype <> 'n'"
+        )
+    )
+    assert constraints == expected.constraints.keys()
+    assert len(expected.policies) == db.value(
+        "select count(*) from pg_catalog.pg_policies where schemaname = 'farebox'"
+    )
+
+
+# -- the server ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("check", "level", "words"),
+    [
+        (
+            "durability",
+            Level.PROBLEM,
+            ["fsync is off", "full_page_writes is off", "synchronous_commit is off"],
+        ),
+        ("memory", Level.WARNING, ["shared_buffers is 128MB"]),
+        ("wal", Level.WARNING, ["max_wal_size is 256MB"]),
+        ("autovacuum", Level.PROBLEM, ["autovacuum is off"]),
+        ("extensions", Level.WARNING, ["pg_stat_statements is not installed here"]),
+    ],
+)
+def test_settings_that_are_wrong(db: Database, check: str, level: Level, words: list[str]) -> None:
+    """The shared test servers are badly kept on purpose: nothing of theirs has to last."""
+    findings = found(db.dsn, check)
+    assert [each.message for each in findings] == words
+    assert {each.level for each in findings} == {level}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "alter database clinic set synchronous_commit = off",
+        "alter role postgres set synchronous_commit = off",
+        "alter role postgres in database clinic set synchronous_commit = off",
+    ],
+)
+def test_durability_taken_away_from_some_only(clinic: Database, broken: LiteralString) -> None:
+    clinic.execute(broken)
+    [finding] = found(clinic.dsn, "durability")[-1:]
+    assert "synchronous_commit is off for role" in finding.message
+    treat(clinic, finding)
+    clinic.execute("alter database clinic reset synchronous_commit")
+    assert found(clinic.dsn, "durability") == []
+
+
+def test_a_table_that_autovacuum_leaves_out(clinic: Database) -> None:
+    clinic.execute("alter table farebox.tickets set (autovacuum_enabled = false)")
+    [finding] = found(clinic.dsn, "autovacuum")
+    assert "farebox.tickets" in finding.message
+    treat(clinic, finding)
+    assert found(clinic.dsn, "autovacuum") == []
+
+
+def test_connections_that_run_out(clinic: Database) -> None:
+    for _ in range(15):
+        clinic.connect()
+    [finding] = found(clinic.dsn, "connections", connections_problem=0.9)
+    assert "of 17 connections are in use" in finding.message
+    assert finding.level is Level.PROBLEM
+
+
+def test_a_clock_that_somebody_stopped(clinic: Database) -> None:
+    clinic.advance_clock(timedelta(hours=1))
+    [finding] = found(clinic.dsn, "clock")
+    assert finding.level is Level.PROBLEM
+    assert "3600 s off" in finding.message
+    treat(clinic, finding)
+    assert found(clinic.dsn, "clock") == []
+
+
+def test_a_server_whose_clock_differs_from_ours(clinic: Database) -> None:
+    [finding] = found(
+        clinic.dsn, "clock", clock_warning=timedelta(hours=-1), clock_problem=timedelta(hours=1)
+    )[:1]
+    assert finding.level is Level.WARNING
+
+
+def test_transaction_ids_that_grow_old(clinic: Database) -> None:
+    age = clinic.value("select age(datfrozenxid) from pg_catalog.pg_database where datname = 'clinic'")
+    [finding] = found(clinic.dsn, "transaction ids", id_age_warning=age)
+    assert finding.level is Level.WARNING
+    assert (
+        found(clinic.dsn, "transaction ids", id_age_warning=age, id_age_problem=age)[0].level is Level.PROBLEM
+    )
+
+
+def test_a_replication_slot_that_nobody_reads(clinic: Database) -> None:
+    clinic.execute("select pg_create_physical_replication_slot('forgotten', true)")
+    [finding] = found(clinic.dsn, "replication slots")
+    assert "forgotten" in finding.message
+    assert found(clinic.dsn, "replication slots", retained_wal=-1)[0].level is Level.PROBLEM
+    treat(clinic, finding)
+    assert found(clinic.dsn, "replication slots") == []
+
+
+def test_a_pooler_in_between_is_told(farm: Farm, db: Database) -> None:
+    with pooled(farm, db.dsn) as dsn:
+        [finding] = [each for each in diagnose(dsn) if each.check == "pooler"]
+        assert "a pooler stands between" in finding.message
+        assert farebox("doctor", "--quick", dsn=dsn).code == 6
+
+
+# -- the schema ---------------------------------------------------------------------------------------------
+
+
+def test_migrations_that_are_pending(blank_db: Database) -> None:
+    [finding] = found(blank_db.dsn, "migrations")
+    assert (finding.level, finding.fix) == (Level.PROBLEM, "farebox migrate")
+    assert "0001.create-schema" in finding.message
+    assert farebox("migrate", dsn=blank_db.dsn).code == 0
+    assert found(blank_db.dsn, "migrations") == []
+
+
+def test_migrations_that_were_edited_or_are_from_the_future(clinic: Database) -> None:
+    clinic.execute(
+        "update farebox_migrations._yoyo_log set comment = 'sha256:0' where migration_id like '0002%%'"
+    )
+    [finding] = found(clinic.dsn, "migrations")
+    assert (finding.level, "0002.create-tables" in finding.message) == (Level.PROBLEM, True)
+    clinic.execute(
+        "insert into farebox_migrations._yoyo_migration (migration_hash, migration_id, applied_at_utc)"
+        " values ('x', '9999.from-the-future', now())"
+    )
+    assert "9999.from-the-future" in found(clinic.dsn, "migrations")[1].message
+
+
+_MENDED_BY_ITS_FIX: dict[str, tuple[str, str, str]] = {
+    "index missing": ("indexes", "idx_tickets_pending", "drop index farebox.idx_tickets_pending"),
+    "unique index missing": (
+        "indexes",
+        "idx_tickets_transaction_lookup",
+        "drop index farebox.idx_tickets_transaction_lookup",
+    ),
+    "index invalid": (
+        "indexes",
+        "not valid",
+        "update pg_catalog.pg_index set indisvalid = false where indexrelid = 'farebox.idx_tickets_phone_company'::regclass",
+    ),
+    "primary key invalid": (
+        "indexes",
+        "not valid",
+        "update pg_catalog.pg_index set indisvalid = false where indexrelid = 'farebox.tickets_pkey'::regclass",
+    ),
+    "strange index invalid": (
+        "indexes",
+        "not valid",
+        "create index half_done on farebox.tickets (amount);"
+        " update pg_catalog.pg_index set indisvalid = false where indexrelid = 'farebox.half_done'::regclass",
+    ),
+    "constraint missing": (
+        "tables",
+        "tickets_amount_is_in_range",
+        "alter table farebox.tickets drop constraint tickets_amount_is_in_range",
+    ),
+    "primary key missing": (
+        "tables",
+        "tickets_pkey",
+        "alter table farebox.tickets drop constraint tickets_pkey",
+    ),
+    "constraint not validated": (
+        "tables",
+        "never validated",
+        "alter table farebox.tickets drop constraint tickets_status_is_known; alter table farebox.tickets add"
+        " constraint tickets_status_is_known check (status in ('pending', 'used', 'expired', 'cancelled')) not valid",
+    ),
+    "function edited": (
+        "functions",
+        "its body",
+        "create or replace function farebox._phone(p_text text) returns text language sql immutable as 'select p_text'",
+    ),
+    "search_path lost": (
+        "functions",
+        "its settings",
+        "alter function farebox.get_ticket(uuid, uuid) reset search_path",
+    ),
+    "definer lost": (
+        "functions",
+        "security definer",
+        "alter function farebox.get_ticket(uuid, uuid) security invoker",
+    ),
+    "function of another owner": (
+        "functions",
+        "belongs to",
+        "alter function farebox.verify() owner to postgres",
+    ),
+    "table of another owner": ("roles", "belongs to", "alter table farebox.companies owner to postgres"),
+    "row security off": (
+        "roles",
+        "row-level security of farebox.tickets is off",
+        "alter table farebox.tickets disable row level security",
+    ),
+    "group that logs in": ("roles", "nologin", "alter role farebox_app login"),
+    "group that passes policies": ("roles", "nobypassrls", "alter role farebox_company bypassrls"),
+    "grant missing": (
+        "grants",
+        "farebox_app lacks execute on function farebox.create_tickets(json)",
+        "revoke execute on function farebox.create_tickets(json) from farebox_app",
+    ),
+    "schema grant missing": (
+        "grants",
+        "farebox_app lacks usage",
+        "revoke usage on schema farebox from farebox_app",
+    ),
+    "column grant missing": (
+        "grants",
+        "farebox_admin lacks update (status) on farebox.payment_codes",
+        "revoke update (status) on farebox.payment_codes from farebox_admin",
+    ),
+    "grant too many": (
+        "grants",
+        "farebox_app has insert on farebox.tickets",
+        "grant insert on farebox.tickets to farebox_app",
+    ),
+    "column grant too many": (
+        "grants",
+        "farebox_admin has update (used_tickets) on farebox.payment_codes",
+        "grant update (used_tickets) on farebox.payment_codes to farebox_admin",
+    ),
+    "open to all": (
+        "grants",
+        "PUBLIC has execute on function farebox.verify()",
+        "grant execute on function farebox.verify() to public",
+    ),
+}
+
+
+@pytest.mark.parametrize(("check", "words", "broken"), _MENDED_BY_ITS_FIX.values(), ids=_MENDED_BY_ITS_FIX)
+def test_what_was_changed_by_hand(clinic: Database, check: str, words: str, broken: str) -> None:
+    with clinic.connect(autocommit=True) as conn:
+        conn.execute(broken.encode())
+    findings = found(clinic.dsn, check)
+    assert [words in each.message for each in findings] == [True]
+    treat(clinic, findings[0])
+    assert found(clinic.dsn, check) == []
+
+
+def test_a_function_that_is_missing(clinic: Database) -> None:
+    clinic.execute("drop function farebox.company_summary(uuid, timestamptz, timestamptz)")
+    [finding] = found(clinic.dsn, "functions")
+    assert "company_summary is missing" in finding.message
+    treat(clinic, finding)
+    assert found(clinic.dsn, "functions") == []
+    assert len(found(clinic.dsn, "grants")) == 1
+    farebox("doctor", "--fix", "--quick", dsn=clinic.dsn)
+    assert found(clinic.dsn, "grants") == []
+
+
+def test_a_table_that_is_missing(clinic: Database) -> None:
+    clinic.execute("drop table farebox.company_logins cascade")
+    assert "farebox.company_logins is missing" in found(clinic.dsn, "tables")[0].message
+
+
+def test_a_policy_that_is_missing(clinic: Database) -> None:
+    clinic.execute("drop policy tickets_own_rows on farebox.tickets")
+    [finding] = found(clinic.dsn, "roles")
+    assert "tickets_own_rows" in finding.message
+
+
+def test_an_index_of_others_that_is_not_used(clinic: Database) -> None:
+    clinic.execute("create index by_otp on farebox.tickets (monime_otp)")
+    clinic.execute("analyze farebox.tickets")
+    [finding] = found(clinic.dsn, "unused indexes", unused_index_rows=0)
+    assert "by_otp" in finding.message
+    treat(clinic, finding)
+    assert found(clinic.dsn, "unused indexes", unused_index_rows=0) == []
+
+
+# -- the tables ---------------------------------------------------------------------------------------------
+
+
+def _fill(db: Database, tickets: int) -> None:
+    company = db.company()
+    route = db.route(company)
+    batch = [db.payment(company, route) for _ in range(tickets)]
+    db.execute("select count(*) from farebox.create_tickets(%s::json)", [json.dumps(batch)])
+    db.execute("select pg_stat_force_next_flush()")
+    db.execute("select 1")
+
+
+def test_statistics_that_are_stale(db: Database) -> None:
+    _fill(db, 100)
+    findings = found(db.dsn, "statistics", changed_rows_least=100)
+    assert {each.message.split(" rows of ")[1].split()[0] for each in findings} == {
+        "farebox.tickets",
+        "farebox.transactions",
+    }
+    for finding in findings:
+        treat(db, finding)
+    assert found(db.dsn, "statistics", changed_rows_least=100) == []
+
+
+def test_dead_rows_that_pile_up(db: Database) -> None:
+    _fill(db, 100)
+    db.execute("update farebox.tickets set status = 'used'")
+    db.execute("select pg_stat_force_next_flush()")
+    db.execute("select 1")
+    [finding] = found(db.dsn, "dead rows", dead_rows_least=50)
+    assert "100 dead rows in farebox.tickets" in finding.message
+    treat(db, finding)
+    assert found(db.dsn, "dead rows", dead_rows_least=50) == []
+
+
+def test_bloat(db: Database) -> None:
+    _fill(db, 5000)
+    # The last stay, so that vacuum cannot cut the file.
+    db.execute(
+        "delete from farebox.tickets where id < (select id from farebox.tickets order by id desc offset 99 limit 1)"
+    )
+    db.execute("vacuum (analyze) farebox.tickets")
+    names = {
+        each.message.split(" of ")[1].split(" is ")[0] for each in found(db.dsn, "bloat", bloat_bytes=100_000)
+    }
+    assert {"farebox.tickets", "farebox.tickets_pkey", "farebox.idx_tickets_transaction_lookup"} <= names
+    for finding in found(db.dsn, "bloat", bloat_bytes=100_000):
+        treat(db, finding)
+    db.execute("analyze farebox.tickets")
+    assert found(db.dsn, "bloat", bloat_bytes=100_000) == []
+
+
+# -- the sessions -------------------------------------------------------------------------------------------
+
+
+def test_transactions_that_stay_open(clinic: Database) -> None:
+    sleeper = clinic.connect()
+    sleeper.execute("select 1")
+    assert found(clinic.dsn, "transactions") == []
+    [finding] = found(clinic.dsn, "transactions", idle_in_transaction=NOW)
+    assert "has been idle" in finding.message
+    [finding] = found(clinic.dsn, "transactions", transaction_warning=NOW)
+    assert (finding.level, str(sleeper.info.backend_pid) in finding.message) == (Level.WARNING, True)
+    assert (
+        found(clinic.dsn, "transactions", transaction_warning=NOW, transaction_problem=NOW)[0].level
+        is Level.PROBLEM
+    )
+    treat(clinic, finding)
+    clinic.wait_until(
+        "select not exists (select from pg_stat_activity where pid = %s)", [sleeper.info.backend_pid]
+    )
+    assert found(clinic.dsn, "transactions", transaction_warning=NOW) == []
+
+
+def test_a_prepared_transaction_that_nobody_finishes(clinic: Database) -> None:
+    with clinic.connect(autocommit=True) as conn:
+        conn.execute("begin")
+        conn.execute("lock table farebox.companies in share mode")
+        conn.execute("prepare transaction 'forgotten'")
+    [finding] = found(clinic.dsn, "prepared transactions")
+    assert "'forgotten'" in finding.message
+    treat(clinic, finding)
+    assert found(clinic.dsn, "prepared transactions") == []
+
+
+def test_a_snapshot_that_holds_back_vacuum(clinic: Database) -> None:
+    reader = clinic.connect()
+    reader.execute("set transaction isolation level repeatable read")
+    reader.execute("select 1 from farebox.companies")
+    for _ in range(3):
+        clinic.company()
+    messages = [each.message for each in found(clinic.dsn, "snapshots", snapshot_age_warning=3)]
+    assert [f"pid {reader.info.backend_pid} of postgres" in message for message in messages] == [True]
+    assert found(clinic.dsn, "snapshots") == []
+
+
+def test_who_blocks_whom(clinic: Database) -> None:
+    holder, waiter = clinic.connect(), clinic.connect(autocommit=True)
+    holder.execute("lock table farebox.companies")
+    waiter.pgconn.send_query(b"select count(*) from farebox.companies")
+    clinic.wait_until_blocked(waiter)
+    [finding] = found(clinic.dsn, "locks")
+    assert finding.level is Level.WARNING
+    assert f"pid {waiter.info.backend_pid} of postgres has waited" in finding.message
+    assert "AccessShareLock on farebox.companies" in finding.message
+    assert f"held by pid {holder.info.backend_pid}" in finding.message
+    assert found(clinic.dsn, "locks", blocked_problem=NOW)[0].level is Level.PROBLEM
+    treat(clinic, finding)
+    waiter.pgconn.get_result()
+    assert found(clinic.dsn, "locks") == []
+
+
+def test_a_batch_that_takes_long(clinic: Database) -> None:
+    holder, seller = clinic.connect(), clinic.connect(autocommit=True)
+    holder.execute("lock table farebox.tickets")
+    seller.pgconn.send_query(b"select * from farebox.create_tickets('[]')")
+    clinic.wait_until_blocked(seller)
+    findings = found(clinic.dsn, "slow batches", batch_warning=NOW)
+    assert f"pid {seller.info.backend_pid} has been at a batch for" in findings[0].message
+    assert "Lock/relation" in findings[0].message
+    assert found(clinic.dsn, "slow batches", batch_warning=NOW, batch_problem=NOW)[0].level is Level.PROBLEM
+    holder.rollback()
+    seller.pgconn.get_result()
+    # Over now, but it has left its trace.
+    clinic.wait_until(
+        "select not exists (select from pg_stat_activity where pid = %s and state = 'active')",
+        [seller.info.backend_pid],
+    )
+    messages = [each.message for each in found(clinic.dsn, "slow batches", batch_warning=NOW)]
+    assert ["farebox.create_tickets" in message for message in messages] == [True]
+    assert "calls took" in messages[0]
+
+
+# -- the money ----------------------------------------------------------------------------------------------
+
+
+def test_payments_without_a_ticket(db: Database) -> None:
+    company = db.company()
+    payment = db.payment(company, db.route(company, status="inactive"))
+    db.execute("select count(*) from farebox.create_tickets(%s::json)", [json.dumps([payment])])
+    [finding] = found(db.dsn, "unapplied payments")
+    assert (finding.level, "1 route_inactive" in finding.message) == (Level.WARNING, True)
+    db.execute("update farebox.unapplied_payments set first_seen_at = first_seen_at - interval '8 days'")
+    assert found(db.dsn, "unapplied payments")[0].level is Level.PROBLEM
+
+
+def test_codes_that_run_out_or_are_over(db: Database) -> None:
+    company = db.company()
+    route = db.route(company)
+    batch = [db.payment(company, route, payment_code=db.code(company, 2), amount=5000)]
+    db.execute("update farebox.payment_codes set total_tickets = 10")
+    code = batch[0]["payment_code"]
+    batch += [db.payment(company, route, payment_code=code) for _ in range(8)]
+    db.execute("select count(*) from farebox.create_tickets(%s::json)", [json.dumps(batch)])
+    [finding] = found(db.dsn, "payment codes")
+    assert "1 active payment codes are 90 % spent" in finding.message
+    db.execute("update farebox.payment_codes set total_tickets = 100, expires_at = now() - interval '1 day'")
+    [finding] = found(db.dsn, "payment codes")
+    assert "past their end" in finding.message
+    farebox("doctor", "--fix", dsn=db.dsn)
+    assert found(db.dsn, "payment codes") == []
+
+
+def test_records_that_are_missing_and_written_by_fix(clinic: Database) -> None:
+    _fill(clinic, 3)
+    clinic.execute("delete from farebox.transactions")
+    [finding] = found(clinic.dsn, "records")
+    assert "3 tickets have no transaction record" in finding.message
+    assert farebox("doctor", dsn=clinic.dsn).code == 1
+    assert farebox("doctor", "--quick", dsn=clinic.dsn).code == 0
+    assert farebox("doctor", "--fix", dsn=clinic.dsn).code == 0
+    assert clinic.value("select count(*) from farebox.transactions") == 3
+
+
+def test_a_promise_that_is_broken(db: Database) -> None:
+    db.code(db.company(), 5)
+    db.execute("update farebox.payment_codes set used_tickets = 2")
+    [finding] = found(db.dsn, "verify")
+    assert (finding.level, "code_counter_is_exact" in finding.message) == (Level.PROBLEM, True)
+    assert farebox("doctor", dsn=db.dsn).code == 6
+
+
+def test_a_check_that_takes_too_long_says_so(clinic: Database) -> None:
+    clinic.connect().execute("lock table farebox.tickets")
+    findings = [
+        each
+        for each in diagnose(clinic.dsn, thresholds=Thresholds(verify_timeout=timedelta(milliseconds=200)))
+        if each.check in ("records", "verify")
+    ]
+    assert ["could not be checked: it took too long" in each.message for each in findings] == [True, True]
+
+
+# -- the command --------------------------------------------------------------------------------------------
+
+
+def test_a_login_with_few_rights_gets_what_it_may_see(db: Database) -> None:
+    dsn = db.login("farebox_app")
+    findings = list(diagnose(dsn))
+    assert any("may not look" in each.message and "grant" in str(each.fix) for each in findings)
+    assert {each.check for each in findings} >= {"version", "memory", "indexes", "grants"}
+
+
+def test_json_for_programs(clinic: Database) -> None:
+    clinic.execute("drop index farebox.idx_tickets_pending")
+    ran = farebox("doctor", "--json", "--quiet", dsn=clinic.dsn)
+    assert ran.code == 6
+    [row] = ran.rows
+    assert row["check"] == "indexes"
+    assert row["level"] == "problem"
+    assert row["safe_to_fix"] is True
+    assert row["fix"].startswith("create index concurrently idx_tickets_pending")
+    assert set(row) == {"check", "level", "message", "why", "fix", "safe_to_fix"}
+
+
+def test_fix_mends_and_looks_again(clinic: Database) -> None:
+    clinic.execute("drop index farebox.idx_tickets_pending")
+    clinic.execute("revoke execute on function farebox.create_ticket(json) from farebox_app")
+    ran = farebox("doctor", "--fix", dsn=clinic.dsn)
+    assert (ran.code, ran.err.count("mended: ")) == (0, 2)
+    assert farebox("doctor", dsn=clinic.dsn).code == 0
+
+
+def test_what_cannot_be_mended_is_told(clinic: Database) -> None:
+    _fill(clinic, 2)
+    clinic.execute("drop index farebox.idx_tickets_transaction_lookup")
+    clinic.execute("update farebox.tickets set monime_transaction_id = 'the same'")
+    ran = farebox("doctor", "--fix", "--quick", dsn=clinic.dsn)
+    assert ran.code == 6
+    assert "could not mend" in ran.err
+
+
+def test_no_connection_is_an_error_of_its_own(tmp_path: Path) -> None:
+    assert farebox("doctor", dsn=f"host={tmp_path} connect_timeout=2").code == 3
+
+
+def test_the_doctor_does_not_stand_in_line_for_a_lock(db: Database) -> None:
+    holder = db.connect()
+    holder.execute("lock table farebox.tickets")
+    ran = farebox("doctor", "--json", dsn=db.dsn)
+    assert ran.code == 6
+    unchecked = {row["check"] for row in ran.rows if "somebody has locked" in row["message"]}
+    assert {"bloat", "verify"} <= unchecked
