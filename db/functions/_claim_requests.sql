@@ -1,11 +1,10 @@
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit.  Returns: the requests, null when there is nothing to do. Those that must be tried in small company
---   (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never waiting (SKIP LOCKED:
---   workers pass each other by); requests of paused companies leave the line.
+-- Parameters: p_limit.  Returns: their ids, null when there is nothing to do, and the requests as a JSON array. Those that must be
+--   tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
+--   waiting (SKIP LOCKED: workers pass each other by); requests of paused companies leave the line.
 set role farebox_owner;
 
-create function farebox._claim_requests(p_limit int)
-returns farebox.ticket_queue[]
+create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)
 language plpgsql volatile security invoker
 as $$
 declare
@@ -17,20 +16,19 @@ declare
   v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
   v_may_sweep boolean := true;
   v_lowest bigint;
-  v_due farebox.ticket_queue[];
-  v_claimed farebox.ticket_queue[];
+  v_first bigint;
+  v_due bigint[];
+  v_line bigint[];
+  v_is_plain boolean;
   v_together int;
 begin
-  select array_agg(c.request)
-  into v_due
-  from (
-    select q as request
+  v_due := array(
+    select q.id
     from farebox.ticket_queue as q
     where q.ready_at <= v_now
     order by q.ready_at
     limit (p_limit + 1) / 2
-    for update skip locked
-  ) as c;
+    for update skip locked);
 
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
@@ -52,45 +50,67 @@ begin
       end if;
     end if;
 
-    select array_agg(c.request)
-    into v_claimed
+    select min(c.rank), array_agg(c.id), string_agg(c.request::text, ','), bool_and(c.together is null)
+    into v_first, v_line, batch, v_is_plain
     from (
-      select q as request
+      select q.id, q.rank, q.together, q.request
       from farebox.ticket_queue as q
       where q.rank >= v_floor
       order by q.rank, q.id
-      limit p_limit - coalesce(cardinality(v_due), 0)
+      limit p_limit - cardinality(v_due)
       for update skip locked
     ) as c;
-    if v_claimed[1].rank > v_floor then
-      v_floor := v_claimed[1].rank;
+    if v_first > v_floor then
+      v_floor := v_first;
       perform setval('farebox.ticket_queue_floor', v_floor);
     end if;
-    v_claimed := v_due || v_claimed;
+    ids := v_due || v_line;
 
-    if v_claimed is null then
-      exit when not v_may_sweep or v_sweep > v_clock + 50;  -- else the sweep costs little and makes sure
-      v_sweep := 0;
+    if ids = '{}' then
+      if not v_may_sweep or v_sweep > v_clock + 50 then
+        ids := null;
+        return;
+      end if;
+      v_sweep := 0;  -- it costs little and makes sure
     else
       exit when v_paused = '{}';
       update farebox.ticket_queue as q
       set rank = null, ready_at = null
-      where q.id in (select c.id from unnest(v_claimed) as c where c.company_id = any (v_paused));
+      where q.id = any (ids) and q.company_id = any (v_paused);
       exit when not found;
-      v_due := null;
-      v_claimed := array(select c from unnest(v_claimed) as c where c.company_id <> all (v_paused));
-      exit when v_claimed <> '{}';
+      v_is_plain := false;
+      v_due := '{}';
+      ids := array(
+        select i.id
+        from unnest(ids) with ordinality as i(id, ordinal)
+        join farebox.ticket_queue as q on q.id = i.id
+        where q.company_id <> all (v_paused)
+        order by i.ordinal);
+      exit when ids <> '{}';
     end if;
   end loop;
 
-  -- Requests under suspicion and the others take turns, by chance, so that neither holds up the other.
-  v_together := (select min(c.together)::int from unnest(v_claimed) as c);
-  if v_together is null then
-    return v_claimed;
-  elsif random() < 0.5 and exists (select from unnest(v_claimed) as c where c.together is null) then
-    return array(select c from unnest(v_claimed) as c where c.together is null);
+  if v_is_plain and v_due = '{}' then
+    batch := '[' || batch || ']';
+    return;
   end if;
-  return array(select c from unnest(v_claimed) as c where c.together is not null limit v_together);
+
+  -- Requests under suspicion and the others take turns, by chance, so that neither holds up the other.
+  v_together := (select min(q.together)::int from farebox.ticket_queue as q where q.id = any (ids));
+  if v_together is not null then
+    v_is_plain := random() < 0.5 and exists (select from farebox.ticket_queue as q where q.id = any (ids) and q.together is null);
+    ids := array(
+      select i.id
+      from unnest(ids) with ordinality as i(id, ordinal)
+      join farebox.ticket_queue as q on q.id = i.id
+      where (q.together is null) = v_is_plain
+      order by i.ordinal
+      limit case when not v_is_plain then v_together end);
+  end if;
+  batch := '[' || (
+    select string_agg(q.request::text, ',' order by i.ordinal)
+    from unnest(ids) with ordinality as i(id, ordinal)
+    join farebox.ticket_queue as q on q.id = i.id) || ']';
 end
 $$;
 

@@ -9,15 +9,14 @@ returns void
 language plpgsql volatile security invoker
 as $$
 declare
-  v_payment record;
+  v_payment record := farebox._queued_payment(p_request.request);
   v_request farebox._ticket_request;
   v_outcome farebox.ticket_outcome;
 begin
-  select p.company_id, p.transaction_id into v_payment from farebox._queued_payment(p_request.request) as p;
   if v_payment.transaction_id is null
     or exists (select from farebox.tickets as t where t.monime_transaction_id = v_payment.transaction_id)
   then
-    perform farebox._keep_dead_requests(array[p_request], array[p_reason], array[null], p_now);
+    perform farebox._keep_dead_requests(array[p_request.id], array[p_reason], array[null::text], p_now);
   else
     v_request.ordinal := 1;
     v_request.transaction_id := v_payment.transaction_id;

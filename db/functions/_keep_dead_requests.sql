@@ -1,10 +1,9 @@
 -- Purpose: keeps queued requests that came to no ticket and have no place in unapplied_payments.
--- Parameters: p_requests; of each its reason and detail, in order; p_now.  Returns: nothing.
+-- Parameters: p_queue_ids; of each its reason and detail; p_now.  Returns: nothing.
 -- Locks and writes: ticket_queue_dead (by fingerprint and reason); the last lock a worker takes.
 set role farebox_owner;
 
-create function farebox._keep_dead_requests(
-  p_requests farebox.ticket_queue[], p_reasons text[], p_details text[], p_now timestamptz)
+create function farebox._keep_dead_requests(p_queue_ids bigint[], p_reasons text[], p_details text[], p_now timestamptz)
 returns void
 language plpgsql volatile security invoker
 as $$
@@ -15,11 +14,11 @@ begin
     k.id, p.company_id, p.transaction_id, k.request, k.reason, k.detail, k.times, p_now, p_now, k.fingerprint
   from (
     select distinct on (f.fingerprint, r.reason)
-      r.id, r.request, r.reason, r.detail, f.fingerprint, count(*) over (partition by f.fingerprint, r.reason)::int as times
-    from rows from (unnest(p_requests), unnest(p_reasons), unnest(p_details)) as r(
-      id, rank, enqueued_at, ready_at, company_id, attempts, together, earlier_reason, request, reason, detail)
-    cross join lateral (select sha256(convert_to(r.request::text, 'UTF8')) as fingerprint) as f
-    order by f.fingerprint, r.reason, r.id
+      q.id, q.request, r.reason, r.detail, f.fingerprint, count(*) over (partition by f.fingerprint, r.reason)::int as times
+    from unnest(p_queue_ids, p_reasons, p_details) as r(id, reason, detail)
+    join farebox.ticket_queue as q on q.id = r.id
+    cross join lateral (select sha256(convert_to(q.request::text, 'UTF8')) as fingerprint) as f
+    order by f.fingerprint, r.reason, q.id
   ) as k
   cross join lateral farebox._queued_payment(k.request) as p
   order by k.fingerprint, k.reason
@@ -30,7 +29,7 @@ begin
 end
 $$;
 
-comment on function farebox._keep_dead_requests(farebox.ticket_queue[], text[], text[], timestamptz) is
+comment on function farebox._keep_dead_requests(bigint[], text[], text[], timestamptz) is
   'Internal: keeps queued requests that came to no ticket and have no other place';
 
 reset role;

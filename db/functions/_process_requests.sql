@@ -1,36 +1,38 @@
 -- Purpose: makes tickets of claimed requests and settles them, or puts them back.
--- Parameters: p_requests, locked; p_begun, whether the present attempt is counted already.  Returns: the counts of process_ticket_queue.
--- Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58): all is put back then.
--- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; then ticket_queue, ticket_queue_dead.
+-- Parameters: p_ids, locked; p_batch, their requests; p_begun, whether the present attempt is counted already.
+-- Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58).
+-- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; ticket_queue_dead, ticket_queue.
 set role farebox_owner;
 
-create function farebox._process_requests(p_requests farebox.ticket_queue[], p_begun boolean,
+create function farebox._process_requests(p_ids bigint[], p_batch text, p_begun boolean,
   out taken int, out created int, out duplicates int, out conflicts int, out rejected int, out retried int, out dead int)
 language plpgsql volatile security invoker
 as $$
 declare
   c_attempts constant int := 3;
-  v_ids bigint[] := array(select r.id from unnest(p_requests) as r);
-  v_requests int[];
+  v_homeless bigint[];
   v_reasons text[];
   v_details text[];
-  v_attempts int;
+  v_request farebox.ticket_queue;
+  v_attempts int;  -- of a single request, with the present one
   v_sqlstate text;
   v_now timestamptz;
 begin
-  taken := cardinality(p_requests);
+  taken := cardinality(p_ids);
   created := 0;
   duplicates := 0;
   conflicts := 0;
   rejected := 0;
   retried := 0;
   dead := 0;
-  v_attempts := p_requests[1].attempts + case when p_begun then 0 else 1 end;  -- if it is one request
-  if taken = 1 and v_attempts > c_attempts then
-    -- Each of its attempts was begun and none ended.
-    perform farebox._give_up_request(p_requests[1], p_requests[1].reason, farebox._now());
-    dead := 1;
-    return;
+  if taken = 1 then
+    select q.* into v_request from farebox.ticket_queue as q where q.id = p_ids[1];
+    v_attempts := v_request.attempts + case when p_begun then 0 else 1 end;
+    if v_attempts > c_attempts then  -- each was begun and none ended
+      perform farebox._give_up_request(v_request, v_request.reason, farebox._now());
+      dead := 1;
+      return;
+    end if;
   end if;
 
   begin
@@ -40,15 +42,14 @@ begin
       (count(*) filter (where o.outcome = 'conflict'))::int,
       (count(*) filter (where o.outcome = 'rejected'))::int,
       -- What create_tickets keeps nowhere.
-      array_agg(o.ordinal order by o.ordinal) filter (where o.is_homeless),
-      array_agg(coalesce(o.reason, o.outcome) order by o.ordinal) filter (where o.is_homeless),
-      array_agg(array_to_string(o.differing, ', ') order by o.ordinal) filter (where o.is_homeless)
-    into created, duplicates, conflicts, rejected, v_requests, v_reasons, v_details
+      array_agg(p_ids[o.ordinal]) filter (where o.is_homeless),
+      array_agg(coalesce(o.reason, o.outcome)) filter (where o.is_homeless),
+      array_agg(array_to_string(o.differing, ', ')) filter (where o.is_homeless)
+    into created, duplicates, conflicts, rejected, v_homeless, v_reasons, v_details
     from (
       select o.*,
         o.outcome = 'conflict' or o.reason in ('transaction_id_invalid', 'transaction_id_unavailable') as is_homeless
-      from farebox.create_tickets(
-        ('[' || (select string_agg(r.request::text, ',') from unnest(p_requests) as r) || ']')::json) as o
+      from farebox.create_tickets(p_batch::json) as o
     ) as o;
   exception when others then
     get stacked diagnostics v_sqlstate = returned_sqlstate;
@@ -59,16 +60,13 @@ begin
 
   v_now := farebox._now();
   if v_sqlstate is null then
-    delete from farebox.ticket_queue as q where q.id = any (v_ids);
-    if v_requests is not null then
-      perform farebox._keep_dead_requests(array(select p_requests[o.ordinal] from unnest(v_requests) as o(ordinal)),
-        v_reasons, v_details, v_now);
+    if v_homeless is not null then
+      perform farebox._keep_dead_requests(v_homeless, v_reasons, v_details, v_now);
     end if;
+    delete from farebox.ticket_queue as q where q.id = any (p_ids);
   elsif taken > 1 then
     -- Somebody among them is poison. Nobody is blamed yet: they are tried again in half the company, which finds it in the end.
-    update farebox.ticket_queue as q
-    set together = (taken + 1) / 2
-    where q.id = any (v_ids);
+    update farebox.ticket_queue as q set together = (taken + 1) / 2 where q.id = any (p_ids);
     retried := taken;
   elsif v_attempts < c_attempts then
     update farebox.ticket_queue as q
@@ -78,21 +76,21 @@ begin
       attempts = v_attempts,
       together = 1,
       reason = 'error_' || v_sqlstate
-    where q.id = p_requests[1].id;
+    where q.id = v_request.id;
     retried := 1;
   else
-    perform farebox._give_up_request(p_requests[1], 'error_' || v_sqlstate, v_now);
+    perform farebox._give_up_request(v_request, 'error_' || v_sqlstate, v_now);
     dead := 1;
   end if;
 
-  -- Whoever waits for an outcome is told, at the commit, whose may be there now.
+  -- Whoever waits for outcomes is told, at the commit, whose may be there now.
   if (select w.last_value from farebox.ticket_queue_watch as w) > date_part('epoch', clock_timestamp()) * 1000 then
-    perform pg_notify('farebox_settled', left(array_to_string(v_ids, ','), 7999));
+    perform pg_notify('farebox_settled', left(array_to_string(p_ids, ','), 7999));
   end if;
 end
 $$;
 
-comment on function farebox._process_requests(farebox.ticket_queue[], boolean) is
+comment on function farebox._process_requests(bigint[], text, boolean) is
   'Internal: makes tickets of claimed requests and settles them, or puts them back';
 
 reset role;

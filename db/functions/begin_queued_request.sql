@@ -14,11 +14,8 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_requests farebox.ticket_queue[] := farebox._claim_requests(1);
+  v_claim record := farebox._claim_requests(1);
 begin
-  if v_requests is null then
-    return null;
-  end if;
   update farebox.ticket_queue as q
   set
     rank = null,
@@ -26,8 +23,8 @@ begin
     attempts = least(q.attempts + 1, 4),
     together = 1,
     reason = 'unfinished'  -- until it has ended
-  where q.id = v_requests[1].id;
-  return v_requests[1].id;
+  where q.id = v_claim.ids[1];
+  return v_claim.ids[1];
 end
 $$;
 

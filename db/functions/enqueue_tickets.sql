@@ -20,7 +20,6 @@ declare
   v_ids bigint[];
   v_companies uuid[];
   v_paused uuid[];
-  v_ranks bigint[];
   v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
   v_now timestamptz := farebox._now();
 begin
@@ -41,28 +40,25 @@ begin
   v_paused := array(
     select p.company_id from farebox.ticket_queue_pauses as p where p.company_id = any (v_companies) order by p.company_id for share);
 
-  -- Each company's requests go behind its own last one. What stands above the floor is alive, but for what is being claimed right
-  -- now, so that the look-up never wades through deleted rows.
+  v_ids := array(select nextval('farebox.ticket_queue_ids') from generate_series(1, cardinality(v_companies)));
+
+  -- Each company's requests go behind its own last one, spread evenly over as many ranks as they are. What stands above the floor
+  -- is alive, but for what is being claimed right now, so that the look-up never wades through deleted rows.
+  insert into farebox.ticket_queue (id, rank, enqueued_at, company_id, request)
   select
-    array_agg(case when c.company_id <> all (v_paused) then l.rank + c.place end order by c.ordinal),
-    array_agg(nextval('farebox.ticket_queue_ids') order by c.ordinal)
-  into v_ranks, v_ids
-  from (
-    select c.company_id, c.ordinal, row_number() over (partition by c.company_id order by c.ordinal) as place
-    from unnest(v_companies) with ordinality as c(company_id, ordinal)
-  ) as c
+    x.id,
+    case when x.company_id <> all (v_paused) then l.rank + 1 + (x.ordinal - 1) * l.requests / cardinality(v_ids) end,
+    v_now, x.company_id, x.request
+  from rows from (unnest(v_ids), unnest(v_companies), json_array_elements(v_batch)) with ordinality
+    as x(id, company_id, request, ordinal)
   join (
-    select d.company_id, coalesce((
+    select d.company_id, d.requests, coalesce((
       select q.rank from farebox.ticket_queue as q
       where q.company_id = d.company_id and q.rank > v_floor
       order by q.rank desc
       limit 1), v_floor) as rank
-    from (select distinct c.company_id from unnest(v_companies) as c(company_id)) as d
-  ) as l on l.company_id = c.company_id;
-
-  insert into farebox.ticket_queue (id, rank, enqueued_at, company_id, request)
-  select x.id, x.rank, v_now, x.company_id, x.request
-  from rows from (unnest(v_ids), unnest(v_ranks), unnest(v_companies), json_array_elements(v_batch)) as x(id, rank, company_id, request);
+    from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
+  ) as l on l.company_id = x.company_id;
   perform farebox._wake_workers();
   return query select i.ordinal::int, i.id from unnest(v_ids) with ordinality as i(id, ordinal);
 end

@@ -15,21 +15,21 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_requests farebox.ticket_queue[];
+  v_claim record;
 begin
   perform farebox._check_limit(p_limit, 10000);
 
-  v_requests := farebox._claim_requests(p_limit);
-  if v_requests is null and (select b.last_value from farebox.ticket_queue_bell as b) <> 1 then
+  v_claim := farebox._claim_requests(p_limit);
+  if v_claim.ids is null and (select b.last_value from farebox.ticket_queue_bell as b) <> 1 then
     -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
     perform setval('farebox.ticket_queue_bell', 1);
-    v_requests := farebox._claim_requests(p_limit);
+    v_claim := farebox._claim_requests(p_limit);
   end if;
-  if v_requests is null then
+  if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
   end if;
-  return query select p.* from farebox._process_requests(v_requests, false) as p;
+  return query select p.* from farebox._process_requests(v_claim.ids, v_claim.batch, false) as p;
 end
 $$;
 
