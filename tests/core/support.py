@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Generic, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -78,6 +79,56 @@ def scalar(conn: Connection, query: LiteralString, params: Sequence[Any] = ()) -
     """The only column of the only row."""
     [[value]] = conn.execute(query, params)
     return value
+
+
+def retrying(conn: Connection, call: Callable[[], T], *, isolation: psycopg.IsolationLevel) -> T:
+    """What a caller in a strict isolation level does: the whole transaction again after each 40001."""
+    conn.isolation_level = isolation
+    for _ in range(1_000):
+        try:
+            result = call()
+            conn.commit()
+        except psycopg.errors.SerializationFailure:
+            conn.rollback()
+        else:
+            return result
+    raise AssertionError("a thousand attempts were not enough")
+
+
+def stop_the_clock(db: Database, now: datetime) -> None:
+    """As ``db.set_clock``, for sessions that are in the middle of a call: they see each change at once."""
+    db.execute(
+        "create table if not exists public.the_clock (only_row boolean primary key, now timestamptz not null)"
+    )
+    db.execute("grant select on public.the_clock to public")
+    db.execute(
+        "insert into public.the_clock values (true, %s)"
+        " on conflict (only_row) do update set now = excluded.now",
+        [now],
+    )
+    db.execute(
+        "create or replace function farebox._now() returns timestamptz language sql volatile"
+        " as $$ select c.now from public.the_clock as c $$"
+    )
+
+
+def together(*functions: Callable[[], T]) -> list[T]:
+    """Runs them at once, each in a thread of its own; returns what each returned."""
+    calls = [Call(function) for function in functions]
+    return [call.result() for call in calls]
+
+
+class Shop:
+    """A company that sells one route."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.company: UUID = db.company()
+        self.route: UUID = db.route(self.company)
+
+    def payments(self, count: int, **fields: Any) -> list[dict[str, Any]]:
+        """New payments, good unless ``fields`` say otherwise."""
+        return [self.db.payment(self.company, self.route, **fields) for _ in range(count)]
 
 
 class Call(Generic[T]):
