@@ -15,10 +15,7 @@ set jit = off
 as $$
 declare
   v_batch json := p_batch;
-  v_is_clean boolean := false;
-  -- In the other levels the snapshot may be older than our locks: then we look again before we write.
-  v_is_read_committed boolean := current_setting('transaction_isolation') like 'read %';
-  v_record boolean := true;
+  v_length int;
   v_now timestamptz := farebox._now();
   v_read record;
   v_requests farebox._ticket_request[];
@@ -26,63 +23,45 @@ declare
   v_allocated record;
   v_created int;
   v_has_unapplied boolean;
+  v_recorded record;
   v_outcomes farebox.ticket_outcome[];
 begin
-  if json_typeof(p_batch) is distinct from 'array' then
-    perform farebox._batch_length(p_batch);  -- raises
-  end if;
-
   -- Before anything is read: whoever deletes a route or a code waits for us or has finished (see _refuse_delete_when_sold).
   lock table farebox.tickets in row exclusive mode;
 
-  if farebox._looks_replayed(v_batch) then
-    v_outcomes := farebox._answer_replay(v_batch);
-    if v_outcomes is not null then
-      return query select o.* from unnest(v_outcomes) as o;
-      return;
+  begin
+    v_length := farebox._batch_length(v_batch);
+    if farebox._looks_replayed(v_batch) then
+      v_outcomes := farebox._answer_replay(v_batch);
     end if;
-  end if;
-
-  -- A loop, because each way that fails leaves a longer one.
-  loop
-    begin
-      v_read := farebox._read_requests(v_batch, v_is_clean, v_is_read_committed, v_record, v_now);
-      exit;
-    exception
-      when transaction_rollback then
-        raise;
-      when statement_too_complex then
-        if v_is_clean then
-          raise;
-        end if;
-        v_batch := farebox._clean_batch(farebox._shallow_json(p_batch));
-        v_is_clean := true;
-      when others then
-        if sqlstate like '22%' and not v_is_clean then
-          v_batch := farebox._clean_batch(p_batch);
-          v_is_clean := true;
-        elsif v_record then
-          v_record := false;  -- a transaction record cannot be written: that never costs the ticket
-        else
-          raise;
-        end if;
-    end;
-  end loop;
-  if v_read.elements > 10000 then
-    perform farebox._batch_length(p_batch);  -- raises
-  end if;
-
-  -- The short way of what nearly all batches are: every element became a ticket.
-  v_outcomes := v_read.outcomes;
-  if v_outcomes is not null and v_record and not farebox._has_unapplied(v_outcomes) then
+    if v_outcomes is null then
+      v_read := farebox._read_requests(v_batch, false, v_now);
+    end if;
+  exception
+    when data_exception or lock_not_available then
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+    when statement_too_complex then
+      v_batch := farebox._shallow_json(v_batch);
+      v_length := farebox._batch_length(v_batch);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+  end;
+  if v_outcomes is not null then
     return query select o.* from unnest(v_outcomes) as o;
     return;
   end if;
-
   v_requests := v_read.requests;
-  v_created := v_read.created;
-  if v_outcomes is not null then
-    v_requests := farebox
+
+  if current_setting('transaction_isolation') not like 'read %' then
+    -- The snapshot may be older than our lock on the table: a route deleted in between must not get a ticket.
+    perform from farebox.routes as r
+    where r.id = any (array(select q.route_id from unnest(v_requests) as q where q.reason is null))
+    order by r.id
+    for key share;
+  end if;
+
+  if not v_read.has_code then
+    v_created := farebox._insert_tickets(v_requests, v_now);
+  else
     v_codes := array(
       select distinct r.payment_code_id from unnest(v_requests) as r
       where r.reason is null and r.payment_code_id is not null);
