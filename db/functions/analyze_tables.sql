@@ -18,7 +18,7 @@ begin
 
   -- A loop, because ANALYZE takes names, not rows. In order of names, so that two callers cannot wait for each other.
   for v_table in
-    select s.relname
+    select s.relname::text
     from pg_stat_all_tables as s
     where s.schemaname = 'farebox'
       and (p_share = 0 or s.n_mod_since_analyze > 50 + p_share * s.n_live_tup)

@@ -36,26 +36,30 @@ begin
   select n.nspname into v_schema
   from pg_extension as e
   join pg_namespace as n on n.oid = e.extnamespace
-  where e.extname = 'pg_stat_statements' and current_setting('shared_preload_libraries') like '%pg_stat_statements%';
+  where e.extname = 'pg_stat_statements';
   if found then
-    return query execute format($sql$
-      with statements as (
-        select substring(s.query from '(?i)farebox\.(\w+)') as function, s.calls, s.total_exec_time, s.max_exec_time, s.rows
-        from %I.pg_stat_statements as s
-        where s.toplevel and s.dbid = (select d.oid from pg_database as d where d.datname = current_database())
-          and s.query ~* '^\s*select\M.*farebox\.\w+\s*\('
-      )
-      select m.metric, jsonb_build_object('function', s.function), m.value
-      from (
-        select s.function, sum(s.calls) as calls, sum(s.total_exec_time) as total, max(s.max_exec_time) as longest, sum(s.rows) as rows
-        from statements as s where s.function = any ($1) group by s.function) as s
-      cross join lateral (values
-        ('farebox_statement_calls_total', s.calls::double precision),
-        ('farebox_statement_rows_total', s.rows::double precision),
-        ('farebox_statement_seconds_total', s.total / 1000),
-        ('farebox_statement_seconds_max', s.longest / 1000)) as m (metric, value)
-      $sql$, v_schema)
-    using v_functions;
+    begin
+      return query execute format($sql$
+        with statements as (
+          select substring(s.query from '(?i)farebox\.(\w+)') as function, s.calls, s.total_exec_time, s.max_exec_time, s.rows
+          from %I.pg_stat_statements as s
+          where s.toplevel and s.dbid = (select d.oid from pg_database as d where d.datname = current_database())
+            and s.query ~* '^\s*select\M.*farebox\.\w+\s*\('
+        )
+        select m.metric, jsonb_build_object('function', s.function), m.value
+        from (
+          select s.function, sum(s.calls) as calls, sum(s.total_exec_time) as total, max(s.max_exec_time) as longest, sum(s.rows) as rows
+          from statements as s where s.function = any ($1) group by s.function) as s
+        cross join lateral (values
+          ('farebox_statement_calls_total', s.calls::double precision),
+          ('farebox_statement_rows_total', s.rows::double precision),
+          ('farebox_statement_seconds_total', s.total / 1000),
+          ('farebox_statement_seconds_max', s.longest / 1000)) as m (metric, value)
+        $sql$, v_schema)
+      using v_functions;
+    exception when object_not_in_prerequisite_state then
+      null;  -- the extension is there, but its library was not loaded with the server
+    end;
   end if;
 end
 $$;

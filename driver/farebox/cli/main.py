@@ -11,6 +11,7 @@ from farebox.cli.demo import demo
 from farebox.cli.doctor import doctor
 from farebox.cli.embedded import down, up
 from farebox.cli.maintain import maintain
+from farebox.cli.metrics import metrics
 from farebox.cli.migrations import migrate, print_sql, rollback, status
 from farebox.cli.operations import records, unapplied, verify
 from farebox.cli.output import EXIT_CODES_HELP
@@ -46,7 +47,7 @@ for _command in (
     *(company, route, code),
     *(create, import_payments),
     *(unapplied, records, verify),
-    *(doctor, maintain),
+    *(doctor, maintain, metrics),
 ):
     cli.add_command(_command)
 
