@@ -7,6 +7,7 @@ create function farebox._follow_code_terms()
 returns trigger
 language plpgsql security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if new.status = 'active' and new.used_tickets >= new.total_tickets then

@@ -7,6 +7,7 @@ create function farebox._login_company()
 returns uuid
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_company_id uuid;

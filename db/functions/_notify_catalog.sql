@@ -6,6 +6,7 @@ create function farebox._notify_catalog()
 returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if tg_op = 'TRUNCATE' then

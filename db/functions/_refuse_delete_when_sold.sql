@@ -7,6 +7,7 @@ create function farebox._refuse_delete_when_sold()
 returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_is_sold boolean;

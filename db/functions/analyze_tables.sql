@@ -7,6 +7,7 @@ create function farebox.analyze_tables(p_share double precision default 0.1)
 returns setof text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_table text;

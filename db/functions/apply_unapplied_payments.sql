@@ -8,6 +8,7 @@ create function farebox.apply_unapplied_payments(p_limit int default 1000, p_rea
 returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_batch json;

@@ -6,6 +6,7 @@ create function farebox.bind_company_login(p_login name, p_company_id uuid)
 returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if p_company_id is null then

@@ -8,6 +8,7 @@ returns table (company_id uuid, tickets bigint, pending bigint, used bigint, exp
   gross bigint, commission bigint, net_amount bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set jit = off
 as $$
 #variable_conflict use_column

@@ -6,6 +6,7 @@ create function farebox.create_ticket(p_ticket json)
 returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if p_ticket is null then

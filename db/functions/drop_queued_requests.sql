@@ -9,6 +9,7 @@ create function farebox.drop_queued_requests(p_keys text[])
 returns table (key text, company_id uuid, monime_transaction_id text, reason text, request json)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_ids bigint[];

@@ -8,6 +8,7 @@ create function farebox.enqueue_tickets(p_batch json)
 returns table (ordinal int, queue_id bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- As create_tickets: the plans must not hang on statistics, least of all those of a table that is empty now and long then.
 set enable_seqscan = off
 set enable_bitmapscan = off

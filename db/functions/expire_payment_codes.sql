@@ -7,6 +7,7 @@ create function farebox.expire_payment_codes(p_limit int default 1000)
 returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_codes uuid[];

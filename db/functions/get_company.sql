@@ -6,6 +6,7 @@ create function farebox.get_company(p_company_id uuid)
 returns setof farebox.companies
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return query select c.* from farebox.companies as c where c.id = p_company_id;

@@ -6,6 +6,7 @@ create function farebox.get_payment_code(p_company_id uuid, p_code text)
 returns setof farebox.payment_codes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return query

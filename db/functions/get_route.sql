@@ -6,6 +6,7 @@ create function farebox.get_route(p_company_id uuid, p_route_id uuid)
 returns setof farebox.routes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return query select r.* from farebox.routes as r where r.id = p_route_id and r.company_id = p_company_id;

@@ -6,6 +6,7 @@ create function farebox.get_ticket(p_ticket_id uuid, p_company_id uuid default n
 returns setof farebox.ticket_view
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- The same index on an empty database as on a full one.
 set enable_seqscan = off
 set enable_bitmapscan = off

@@ -10,6 +10,7 @@ returns table (key text, company_id uuid, monime_transaction_id text, reason tex
   first_seen_at timestamptz, last_seen_at timestamptz, request json)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set jit = off
 as $$
 begin

@@ -6,6 +6,7 @@ create function farebox.list_paused_companies()
 returns table (company_id uuid, paused_at timestamptz, waiting bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return query

@@ -9,6 +9,7 @@ returns table (queue_id bigint, company_id uuid, monime_transaction_id text, sta
   enqueued_at timestamptz, ready_at timestamptz, request json)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set jit = off
 as $$
 declare

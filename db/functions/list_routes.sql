@@ -6,6 +6,7 @@ create function farebox.list_routes(p_company_id uuid, p_limit int default 100, 
 returns setof farebox.routes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);

@@ -8,6 +8,7 @@ create function farebox.list_unapplied_payments(p_limit int default 100, p_reaso
 returns setof farebox.unapplied_payments
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);

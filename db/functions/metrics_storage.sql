@@ -6,6 +6,7 @@ create function farebox.metrics_storage()
 returns table (metric text, labels jsonb, value double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
 set lock_timeout = '1s'
 as $$

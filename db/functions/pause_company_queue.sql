@@ -7,6 +7,7 @@ create function farebox.pause_company_queue(p_company_id uuid)
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if p_company_id is null then

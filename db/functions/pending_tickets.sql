@@ -8,6 +8,7 @@ create function farebox.pending_tickets(p_company_id uuid, p_limit int default 1
 returns setof farebox.ticket_view
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- The same index on an empty database as on a full one: with the status a parameter of a generic plan, nothing can prove that
 -- the partial index of all companies' pending tickets would do, which a small company would have to read through.
 set enable_seqscan = off

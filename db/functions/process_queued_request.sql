@@ -7,6 +7,7 @@ create function farebox.process_queued_request(p_queue_id bigint)
 returns table (taken int, created int, duplicates int, conflicts int, rejected int, retried int, dead int)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan

@@ -9,6 +9,7 @@ create function farebox.process_ticket_queue(p_limit int default 100)
 returns table (taken int, created int, duplicates int, conflicts int, rejected int, retried int, dead int)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan

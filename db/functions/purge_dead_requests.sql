@@ -8,6 +8,7 @@ create function farebox.purge_dead_requests(p_before timestamptz, p_limit int de
 returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_purged int;

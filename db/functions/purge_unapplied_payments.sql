@@ -7,6 +7,7 @@ create function farebox.purge_unapplied_payments(p_before timestamptz, p_limit i
 returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_purged int;

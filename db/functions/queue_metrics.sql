@@ -9,6 +9,7 @@ returns table (size bigint, oldest_age interval, ready bigint, delayed bigint, p
   dead_tuples bigint, oldest_xmin_age bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set jit = off
 as $$
 declare

@@ -9,6 +9,7 @@ create function farebox.queued_outcomes(p_queue_ids bigint[], p_batch json)
 returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 set jit = off

@@ -7,6 +7,7 @@ create function farebox.record_missing_transactions(p_limit int default 1000)
 returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_tickets farebox._ticket_request[];

@@ -8,6 +8,7 @@ create function farebox.retry_queued_requests(p_keys text[])
 returns table (key text, queue_id bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_ids bigint[];

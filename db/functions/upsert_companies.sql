@@ -7,6 +7,7 @@ create function farebox.upsert_companies(p_batch json)
 returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_element record;

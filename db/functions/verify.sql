@@ -6,6 +6,7 @@ create function farebox.verify()
 returns setof farebox.violation
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set jit = off
 as $$
 begin
