@@ -273,9 +273,8 @@ class Lane:
         transformer.set_pgresult(result)
         names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
         try:
-            return transformer.load_rows(
-                0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
-            )
+            rows = transformer.load_rows(0, result.ntuples, tuple)
+            return [dict(zip(names, row, strict=False)) for row in rows]
         except (psycopg.Error, ValueError):
             # Such as the timestamp 'infinity'.
             return DatabaseError("the answer holds a value that Python cannot represent")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -79,17 +79,35 @@ def _rate(value: object) -> object:
     return _stripped(value)
 
 
-Id = Annotated[UUID, BeforeValidator(_id)]
-Money = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_AMOUNT)]
+def _either(usual: Any, unusual: Any) -> Any:
+    """The usual spelling is checked without a call to Python; what is not usual gets its full hearing."""
+    return Annotated[usual | unusual, Field(union_mode="left_to_right")]
+
+
+def _text(usual: str, full: str) -> Any:
+    return _either(
+        Annotated[str, StringConstraints(pattern=usual)], Annotated[str, StringConstraints(pattern=full)]
+    )
+
+
+if TYPE_CHECKING:
+    Id = UUID
+    Money = int
+    TransactionId = str
+    Phone = str
+else:
+    Id = _either(UUID, Annotated[UUID, BeforeValidator(_id)])
+    Money = _either(
+        Annotated[int, Field(strict=True, ge=1, le=MAX_AMOUNT)],
+        Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_AMOUNT)],
+    )
+    TransactionId = _text(r"^[!-~]{1,64}$", r"(?s)^\s*\S(?:.{0,62}\S)?\s*$")
+    Phone = _text(
+        r"^\+[1-9][0-9]{6,14}$",
+        rf"^{_SEPARATORS}\+{_SEPARATORS}[1-9](?:{_SEPARATORS}[0-9]){{6,14}}{_SEPARATORS}$",
+    )
 Rate = Annotated[Decimal, BeforeValidator(_rate), Field(ge=0, le=1, decimal_places=4, allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
-TransactionId = Annotated[str, StringConstraints(pattern=r"(?s)^\s*\S(?:.{0,62}\S)?\s*$")]
-Phone = Annotated[
-    str,
-    StringConstraints(
-        pattern=rf"^{_SEPARATORS}\+{_SEPARATORS}[1-9](?:{_SEPARATORS}[0-9]){{6,14}}{_SEPARATORS}$"
-    ),
-]
 Otp = Annotated[str, StringConstraints(pattern=r"^\s*[A-Za-z0-9]{4,12}\s*$")]
 
 
