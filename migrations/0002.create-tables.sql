@@ -276,3 +276,124 @@ comment on column farebox.company_logins.company_id is 'The only company it read
 comment on column farebox.company_logins.created_at is 'When the login was bound';
 
 reset role;
+
+-- [copy of db/tables/ticket_queue.sql]
+set role farebox_owner;
+
+create sequence farebox.ticket_queue_ids as bigint;
+-- Three numbers that all sessions share at once, whatever becomes of their transactions. They are hints: any value is safe.
+create sequence farebox.ticket_queue_floor as bigint minvalue 0 start 0;
+create sequence farebox.ticket_queue_sweep as bigint minvalue 0 start 0;
+create sequence farebox.ticket_queue_bell as bigint minvalue 0 start 0;
+create sequence farebox.ticket_queue_watch as bigint minvalue 0 start 0;
+
+create table farebox.ticket_queue (
+  id bigint not null,
+  rank bigint,
+  enqueued_at timestamptz not null,
+  ready_at timestamptz,
+  company_id uuid not null,
+  attempts smallint default 0 not null,
+  together smallint,
+  reason text collate "C",
+  request json not null,
+  constraint ticket_queue_pkey primary key (id),
+  constraint ticket_queue_in_line_or_delayed check (rank is null or ready_at is null),
+  constraint ticket_queue_attempts_are_few check (attempts between 0 and 4),
+  constraint ticket_queue_together_is_positive check (together >= 1)
+)
+with (
+  -- Every row is written and deleted once: what autovacuum finds is garbage for the most part, and its size is the
+  -- queue's traffic, not its length.
+  autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_threshold = 10000,
+  autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.5,
+  autovacuum_analyze_threshold = 100000,
+  -- Giving pages back takes a lock that stops everybody; the next backlog needs them again.
+  vacuum_truncate = off
+);
+
+-- The line: who is next.
+create index idx_ticket_queue_line on farebox.ticket_queue (rank, id) where rank is not null;
+-- The end of a company's own line, its requests in the lists, and those that are paused (without rank).
+create index idx_ticket_queue_company on farebox.ticket_queue (company_id, rank);
+-- Those in backoff. Nearly always empty.
+create index idx_ticket_queue_delayed on farebox.ticket_queue (ready_at) where ready_at is not null;
+
+comment on sequence farebox.ticket_queue_ids is 'Numbers the queued requests';
+comment on sequence farebox.ticket_queue_floor is
+  'Hint: no request in line is likely to have a lower rank; claims start here, new companies are ranked from here';
+comment on sequence farebox.ticket_queue_sweep is 'Hint: when (epoch, ms) to look below the floor again';
+comment on sequence farebox.ticket_queue_bell is 'Hint: 1 while a worker sleeps, so that the next request wakes it';
+comment on sequence farebox.ticket_queue_watch is 'Hint: until when (epoch, ms) somebody waits for outcomes';
+comment on table farebox.ticket_queue is 'Requests stored and not settled yet: in line (rank), in backoff (ready_at), or paused (neither)';
+comment on column farebox.ticket_queue.id is 'The queue id that enqueue_tickets returned';
+comment on column farebox.ticket_queue.rank is
+  'The place in line: one more than the company''s last, so that each company''s next requests stand side by side; null = not in line';
+comment on column farebox.ticket_queue.enqueued_at is 'When it was stored, by the database''s clock';
+comment on column farebox.ticket_queue.ready_at is 'In backoff until then; null = not in backoff';
+comment on column farebox.ticket_queue.company_id is 'The company the request names; zeros when it names none';
+comment on column farebox.ticket_queue.attempts is 'How often it failed or its worker died, when it was tried alone';
+comment on column farebox.ticket_queue.together is 'At most so many are tried together, since a batch with it has failed; null = any number';
+comment on column farebox.ticket_queue.reason is 'Why the latest attempt failed: error_ and the SQLSTATE, or unfinished: the worker, its session or the server died';
+comment on column farebox.ticket_queue.request is 'The request, exactly as it came';
+comment on index farebox.idx_ticket_queue_line is 'Serves the claim: who is next';
+comment on index farebox.idx_ticket_queue_company is 'Serves the end of a company''s line and the lists';
+comment on index farebox.idx_ticket_queue_delayed is 'Serves the requests in backoff';
+
+reset role;
+
+-- [copy of db/tables/ticket_queue_dead.sql]
+set role farebox_owner;
+
+create table farebox.ticket_queue_dead (
+  id bigint not null,
+  company_id uuid,
+  monime_transaction_id text collate "C",
+  request json not null,
+  reason text collate "C" not null,
+  detail text,
+  times int default 1 not null,
+  first_seen_at timestamptz not null,
+  last_seen_at timestamptz not null,
+  fingerprint bytea not null,
+  constraint ticket_queue_dead_pkey primary key (id),
+  constraint ticket_queue_dead_is_kept_once unique (fingerprint, reason),
+  constraint ticket_queue_dead_times_is_positive check (times >= 1)
+);
+
+-- Serves the list of dead requests, longest not seen first.
+create index idx_ticket_queue_dead_seen on farebox.ticket_queue_dead (last_seen_at, id);
+
+comment on table farebox.ticket_queue_dead is
+  'Queued requests that came to no ticket and have no place in unapplied_payments: conflicts, ids that are malformed or another company''s';
+comment on column farebox.ticket_queue_dead.id is 'The queue id of the first of its kind';
+comment on column farebox.ticket_queue_dead.company_id is 'The company the request names, when it is a UUID at all';
+comment on column farebox.ticket_queue_dead.monime_transaction_id is 'The payment, trimmed; null when it is malformed';
+comment on column farebox.ticket_queue_dead.request is 'The request, exactly as it came';
+comment on column farebox.ticket_queue_dead.reason is
+  'conflict, transaction_id_invalid, transaction_id_unavailable; or, of a request given up: error_ and the SQLSTATE, unfinished';
+comment on column farebox.ticket_queue_dead.detail is 'Of a conflict: the fields that differ';
+comment on column farebox.ticket_queue_dead.times is 'How often the very same request ended like this';
+comment on column farebox.ticket_queue_dead.first_seen_at is 'When the first of them ended';
+comment on column farebox.ticket_queue_dead.last_seen_at is 'When the last of them ended';
+comment on column farebox.ticket_queue_dead.fingerprint is 'SHA-256 of the request: a redelivery is counted, not kept again';
+comment on index farebox.idx_ticket_queue_dead_seen is 'Serves the list of dead requests';
+
+reset role;
+
+-- [copy of db/tables/ticket_queue_pauses.sql]
+set role farebox_owner;
+
+create table farebox.ticket_queue_pauses (
+  company_id uuid not null,
+  paused_at timestamptz not null,
+  constraint ticket_queue_pauses_pkey primary key (company_id)
+);
+
+comment on table farebox.ticket_queue_pauses is 'Companies whose queued requests wait until they are resumed';
+comment on column farebox.ticket_queue_pauses.company_id is 'The company';
+comment on column farebox.ticket_queue_pauses.paused_at is 'Since when';
+
+reset role;

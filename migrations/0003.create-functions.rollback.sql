@@ -21,6 +21,7 @@ drop function farebox._follow_code_terms();
 drop function farebox._login_company();
 drop function farebox.bind_company_login(p_login name, p_company_id uuid);
 drop function farebox.analyze_tables(p_share double precision);
+drop function farebox.purge_dead_requests(p_before timestamptz, p_limit int);
 drop function farebox.purge_unapplied_payments(p_before timestamptz, p_limit int);
 drop function farebox.metrics_server();
 drop function farebox.metrics_storage();
@@ -28,6 +29,34 @@ drop function farebox.metrics_codes();
 drop function farebox.metrics_unapplied();
 drop function farebox.metrics_batches();
 drop function farebox.metrics_tickets();
+drop function farebox.list_paused_companies();
+drop function farebox.resume_company_queue(p_company_id uuid);
+drop function farebox.pause_company_queue(p_company_id uuid);
+drop function farebox.drop_queued_requests(p_keys text[]);
+drop function farebox.retry_queued_requests(p_keys text[]);
+drop function farebox.list_dead_requests(p_limit int, p_company_id uuid, p_transaction_id text, p_reason text,
+  p_after_last_seen_at timestamptz, p_after_key text);
+drop function farebox.list_queued_requests(p_limit int, p_company_id uuid, p_transaction_id text, p_state
+  text, p_after_queue_id bigint);
+drop function farebox.queue_metrics();
+drop function farebox.queue_size();
+drop function farebox.queued_outcomes(p_queue_ids bigint[], p_batch json);
+drop procedure farebox.drain_ticket_queue(p_limit int, p_batches int);
+drop function farebox.process_queued_request(p_queue_id bigint);
+drop function farebox.begin_queued_request();
+drop function farebox.process_ticket_queue(p_limit int);
+drop function farebox._process_requests(p_ids bigint[], p_batch text, p_begun boolean, out taken int, out
+  created int, out duplicates int, out conflicts int, out rejected int, out retried int, out dead int);
+drop function farebox._give_up_request(p_request farebox.ticket_queue, p_reason text, p_now timestamptz);
+drop function farebox._keep_dead_requests(p_queue_ids bigint[], p_reasons text[], p_details text[], p_now
+  timestamptz);
+drop function farebox._claim_requests(p_limit int, out ids bigint[], out batch text);
+drop function farebox.enqueue_tickets(p_batch json);
+drop function farebox._read_queue_keys(p_keys text[], out queue_ids bigint[], out transaction_ids text[]);
+drop function farebox._is_given_up(p_reason text);
+drop function farebox._backoff(p_attempts int);
+drop function farebox._wake_workers();
+drop function farebox._queued_payment(p_request json, out company_id uuid, out transaction_id text);
 drop function farebox.verify();
 drop function farebox.company_summary(p_company_id uuid, p_from timestamptz, p_to timestamptz);
 drop function farebox.pending_tickets(p_company_id uuid, p_limit int, p_after_created_at timestamptz,

@@ -1108,6 +1108,7 @@ create function farebox.create_tickets(p_batch json)
 returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- The plans must not hang on statistics: the look-ups are shaped so that they go by index, and nothing is planned twice.
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
@@ -1138,11 +1139,16 @@ begin
       v_read := farebox._read_requests(v_batch, false, v_now);
     end if;
   exception
-    when data_exception or lock_not_available then
-      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+    when transaction_rollback then
+      raise;
     when statement_too_complex then
       v_batch := farebox._shallow_json(v_batch);
       v_length := farebox._batch_length(v_batch);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+    when others then  -- the batch is dirty, or the records of a replay cannot be read now: the longer way can do without
+      if sqlstate like 'TK%' then
+        raise;
+      end if;
       v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
   end;
   if v_outcomes is not null then
@@ -1231,6 +1237,7 @@ create function farebox.create_ticket(p_ticket json)
 returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if p_ticket is null then
@@ -1256,6 +1263,7 @@ create function farebox.record_missing_transactions(p_limit int default 1000)
 returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_tickets farebox._ticket_request[];
@@ -1302,6 +1310,7 @@ create function farebox.apply_unapplied_payments(p_limit int default 1000, p_rea
 returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_batch json;
@@ -1338,6 +1347,7 @@ create function farebox.upsert_companies(p_batch json)
 returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_element record;
@@ -1420,6 +1430,7 @@ create function farebox.upsert_routes(p_batch json)
 returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_element record;
@@ -1505,6 +1516,7 @@ create function farebox.issue_payment_codes(p_batch json)
 returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_element record;
@@ -1614,6 +1626,7 @@ create function farebox.cancel_payment_codes(p_batch json)
 returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   perform farebox._batch_length(p_batch);
@@ -1673,6 +1686,7 @@ create function farebox.expire_payment_codes(p_limit int default 1000)
 returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_codes uuid[];
@@ -1704,6 +1718,7 @@ create function farebox.list_companies(p_limit int default 100, p_after_id uuid 
 returns setof farebox.companies
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1729,6 +1744,7 @@ create function farebox.list_routes(p_company_id uuid, p_limit int default 100, 
 returns setof farebox.routes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1754,6 +1770,7 @@ create function farebox.list_payment_codes(p_company_id uuid, p_limit int defaul
 returns setof farebox.payment_codes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1781,6 +1798,7 @@ create function farebox.list_unapplied_payments(p_limit int default 100, p_reaso
 returns setof farebox.unapplied_payments
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1810,6 +1828,7 @@ create function farebox.get_company(p_company_id uuid)
 returns setof farebox.companies
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return query select c.* from farebox.companies as c where c.id = p_company_id;
@@ -1830,6 +1849,7 @@ create function farebox.get_route(p_company_id uuid, p_route_id uuid)
 returns setof farebox.routes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return query select r.* from farebox.routes as r where r.id = p_route_id and r.company_id = p_company_id;
@@ -1850,6 +1870,7 @@ create function farebox.get_payment_code(p_company_id uuid, p_code text)
 returns setof farebox.payment_codes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return query
@@ -1872,9 +1893,11 @@ create function farebox.get_ticket(p_ticket_id uuid, p_company_id uuid default n
 returns setof farebox.ticket_view
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- The same index on an empty database as on a full one.
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 begin
@@ -1903,9 +1926,11 @@ create function farebox.tickets_by_phone(p_company_id uuid, p_phone text, p_limi
 returns setof farebox.ticket_view
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- The same index on an empty database as on a full one.
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 begin
@@ -1938,11 +1963,16 @@ create function farebox.pending_tickets(p_company_id uuid, p_limit int default 1
 returns setof farebox.ticket_view
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
--- The same index on an empty database as on a full one.
+set standard_conforming_strings = on
+-- The same index on an empty database as on a full one: with the status a parameter of a generic plan, nothing can prove that
+-- the partial index of all companies' pending tickets would do, which a small company would have to read through.
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
+declare
+  v_status text := 'pending';
 begin
   perform farebox._check_limit(p_limit, 1000);
   return query
@@ -1950,7 +1980,7 @@ begin
       t.id, t.company_id, t.route_id, t.passenger_phone, t.monime_transaction_id, t.monime_otp, t.payment_code_id,
       (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id), t.amount, t.commission_rate, t.status, t.created_at
     from farebox.tickets as t
-    where t.company_id = p_company_id and t.status = 'pending'
+    where t.company_id = p_company_id and t.status = v_status
       and t.created_at >= coalesce(p_after_created_at, '-infinity')
       and (p_after_created_at is null or (t.created_at, t.id) > (p_after_created_at, p_after_id))
     order by t.created_at, t.id
@@ -1974,6 +2004,7 @@ returns table (company_id uuid, tickets bigint, pending bigint, used bigint, exp
   gross bigint, commission bigint, net_amount bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set jit = off
 as $$
 #variable_conflict use_column
@@ -2012,6 +2043,7 @@ create function farebox.verify()
 returns setof farebox.violation
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set jit = off
 as $$
 begin
@@ -2084,6 +2116,1092 @@ comment on function farebox.verify() is 'One row for each broken invariant of th
 
 reset role;
 
+-- [copy of db/functions/_queued_payment.sql]
+-- Purpose: which company and which payment a stored request names, whatever else is wrong with it.
+-- Parameters: p_request, any JSON.  Returns: the company, null when it is no UUID; the payment, null when it is no well-formed id.
+set role farebox_owner;
+
+create function farebox._queued_payment(p_request json, out company_id uuid, out transaction_id text)
+language plpgsql stable security invoker parallel safe
+as $$
+declare
+  v_batch json := json_build_array(p_request);
+begin
+  begin
+    select x.company_id, case when json_typeof(x.monime_transaction_id) = 'string' then x.monime_transaction_id #>> '{}' end
+    into company_id, transaction_id
+    from json_to_recordset(v_batch) as x(company_id uuid, monime_transaction_id json);
+  exception when data_exception or statement_too_complex then
+    v_batch := farebox._clean_batch(case when sqlstate = '54001' then farebox._shallow_json(v_batch) else v_batch end);
+    select x.company_id, case when json_typeof(x.monime_transaction_id) = 'string' then x.monime_transaction_id #>> '{}' end
+    into company_id, transaction_id
+    from json_to_recordset(v_batch) as x(company_id uuid, monime_transaction_id json);
+  end;
+  transaction_id := farebox._trimmed(transaction_id);
+  if length(transaction_id) not between 1 and 64 then
+    transaction_id := null;
+  end if;
+end
+$$;
+
+comment on function farebox._queued_payment(json) is 'Internal: the company and the payment that a stored request names';
+
+reset role;
+
+-- [copy of db/functions/_wake_workers.sql]
+-- Purpose: wakes the workers that sleep, and nobody when none does.
+-- The bell is a sequence, seen and changed by all sessions at once: the first producer after a worker lay down notifies, at its
+--   commit, and no other does, or all producers' commits would queue for the one lock of NOTIFY. If that producer rolls back,
+--   workers look for themselves within their flush interval.  Writes: ticket_queue_bell; NOTIFY farebox_queue, without payload.
+set role farebox_owner;
+
+create function farebox._wake_workers()
+returns void
+language plpgsql volatile security invoker
+as $$
+begin
+  if (select b.last_value from farebox.ticket_queue_bell as b) = 1 then
+    perform setval('farebox.ticket_queue_bell', 0);
+    perform pg_notify('farebox_queue', '');
+  end if;
+end
+$$;
+
+comment on function farebox._wake_workers() is 'Internal: wakes sleeping workers by NOTIFY, if there are any';
+
+reset role;
+
+-- [copy of db/functions/_backoff.sql]
+-- Purpose: how long a request rests after a failed attempt.
+-- Parameters: p_attempts, how many have failed.  Returns: 100 ms x 2^(n-1), and up to half as much again by chance, so that what
+--   failed together does not come back together.
+set role farebox_owner;
+
+create function farebox._backoff(p_attempts int)
+returns interval
+language sql volatile security invoker parallel safe
+as $$ select interval '100 ms' * 2 ^ (p_attempts - 1) * (1 + random() / 2) $$;
+
+comment on function farebox._backoff(int) is 'How long a request rests after so many failed attempts';
+
+reset role;
+
+-- [copy of db/functions/_is_given_up.sql]
+-- Purpose: tells payments the queue gave up from those that were rejected by a rule.
+-- Parameters: p_reason, of an unapplied payment.  Returns: whether it is one of the queue's.
+set role farebox_owner;
+
+create function farebox._is_given_up(p_reason text)
+returns boolean
+language sql immutable security invoker parallel safe
+as $$ select p_reason = 'unfinished' or starts_with(p_reason, 'error_') $$;
+
+comment on function farebox._is_given_up(text) is 'Internal: whether the queue gave the payment up for this reason';
+
+reset role;
+
+-- [copy of db/functions/_read_queue_keys.sql]
+-- Purpose: reads the keys by which operators name requests.
+-- Parameters: p_keys.  Returns: the ids of those that read queue:<id>, and the payments of those that read payment:<id>.
+-- Raises: TK002 more than 10,000, TK003 null or neither form.
+set role farebox_owner;
+
+create function farebox._read_queue_keys(p_keys text[], out queue_ids bigint[], out transaction_ids text[])
+language plpgsql immutable security invoker parallel safe
+as $$
+begin
+  if cardinality(p_keys) > 10000 then
+    raise exception using errcode = 'TK002',
+      message = format('%s keys at once', cardinality(p_keys)),
+      hint = 'pass 10,000 or fewer';
+  end if;
+  if p_keys is null or exists (select from unnest(p_keys) as k(key) where (k.key ~ '^(queue:[0-9]{1,18}|payment:.*)$') is not true) then
+    raise exception using errcode = 'TK003',
+      message = 'a key is neither queue:<id> nor payment:<id>',
+      hint = 'pass keys as farebox.list_dead_requests() shows them';
+  end if;
+  queue_ids := array(select substring(k.key from 7)::bigint from unnest(p_keys) as k(key) where starts_with(k.key, 'queue:'));
+  transaction_ids := array(select substring(k.key from 9) from unnest(p_keys) as k(key) where starts_with(k.key, 'payment:'));
+end
+$$;
+
+comment on function farebox._read_queue_keys(text[]) is 'Internal: queue ids and payments among the keys of requests';
+
+reset role;
+
+-- [copy of db/functions/enqueue_tickets.sql]
+-- Purpose: stores requests durably, to become tickets soon; what is wrong with one comes out when it is processed.
+-- Parameters: p_batch, an array of at most 10,000 requests.  Returns: for each, in order, its queue id. Once the transaction has
+--   committed, none is ever lost; stored twice, it still buys one ticket.
+-- Raises: TK001, TK002.  Locks and writes: ticket_queue_pauses (shared, if paused), ticket_queue (new rows: producers wait for nobody).
+set role farebox_owner;
+
+create function farebox.enqueue_tickets(p_batch json)
+returns table (ordinal int, queue_id bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics, least of all those of a table that is empty now and long then.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  c_nobody constant uuid := uuid '00000000-0000-0000-0000-000000000000';
+  v_batch json := p_batch;
+  v_ids bigint[];
+  v_companies uuid[];
+  v_paused uuid[];
+  v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
+  v_now timestamptz := farebox._now();
+begin
+  begin
+    perform farebox._batch_length(v_batch);
+    select array_agg(coalesce(x.company_id, c_nobody)) into v_companies
+    from json_to_recordset(v_batch) as x(company_id uuid);
+  exception when data_exception or statement_too_complex then
+    if sqlstate = '54001' then
+      v_batch := farebox._shallow_json(v_batch);
+      perform farebox._batch_length(v_batch);
+    end if;
+    select array_agg(coalesce(x.company_id, c_nobody)) into v_companies
+    from json_to_recordset(farebox._clean_batch(v_batch)) as x(company_id uuid);
+  end;
+
+  -- Locked, so that resuming a company waits for those who have seen it paused.
+  v_paused := array(
+    select p.company_id from farebox.ticket_queue_pauses as p where p.company_id = any (v_companies) order by p.company_id for share);
+
+  v_ids := array(select nextval('farebox.ticket_queue_ids') from generate_series(1, cardinality(v_companies)));
+
+  -- Each company's requests go behind its own last one, spread evenly over as many ranks as they are. What stands above the floor
+  -- is alive, but for what is being claimed right now, so that the look-up never wades through deleted rows.
+  insert into farebox.ticket_queue (id, rank, enqueued_at, company_id, request)
+  select
+    x.id,
+    case when x.company_id <> all (v_paused) then l.rank + 1 + (x.ordinal - 1) * l.requests / cardinality(v_ids) end,
+    v_now, x.company_id, x.request
+  from rows from (unnest(v_ids), unnest(v_companies), json_array_elements(v_batch)) with ordinality
+    as x(id, company_id, request, ordinal)
+  join (
+    select d.company_id, d.requests, coalesce((
+      select q.rank from farebox.ticket_queue as q
+      where q.company_id = d.company_id and q.rank > v_floor
+      order by q.rank desc
+      limit 1), v_floor) as rank
+    from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
+  ) as l on l.company_id = x.company_id;
+  perform farebox._wake_workers();
+  return query select i.ordinal::int, i.id from unnest(v_ids) with ordinality as i(id, ordinal);
+end
+$$;
+
+comment on function farebox.enqueue_tickets(json) is
+  'Stores requests durably, to become tickets soon; the queue id of each element of the batch, in order';
+
+reset role;
+
+-- [copy of db/functions/_claim_requests.sql]
+-- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
+-- Parameters: p_limit.  Returns: their ids, null when there is nothing to do, and the requests as a JSON array. Those that must be
+--   tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
+--   waiting (SKIP LOCKED: workers pass each other by); requests of paused companies leave the line.
+set role farebox_owner;
+
+create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)
+language plpgsql volatile security invoker
+as $$
+declare
+  -- Locked, so that resuming a company waits for those who have seen it paused; one that is being resumed is not paused.
+  v_paused uuid[] := array(select p.company_id from farebox.ticket_queue_pauses as p for share skip locked);
+  v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
+  v_sweep bigint := (select s.last_value from farebox.ticket_queue_sweep as s);
+  v_now timestamptz := farebox._now();
+  v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
+  v_may_sweep boolean := true;
+  v_lowest bigint;
+  v_first bigint;
+  v_due bigint[];
+  v_line bigint[];
+  v_is_plain boolean;
+  v_together int;
+begin
+  v_due := array(
+    select q.id
+    from farebox.ticket_queue as q
+    where q.ready_at <= v_now
+    order by q.ready_at
+    limit (p_limit + 1) / 2
+    for update skip locked);
+
+  -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
+  loop
+    -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
+    -- would wade through them all. So it begins at the floor, which follows what was claimed. Below it can only be what came
+    -- back because a worker died, or was committed late: looked for as often as that takes a tenth of the time at most.
+    if v_may_sweep and (v_clock >= v_sweep or v_sweep > v_clock + 60000) then
+      v_may_sweep := false;
+      v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank is not null order by q.rank limit 1);
+      v_sweep := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
+      v_sweep := v_sweep + greatest(20, 10 * (v_sweep - v_clock));
+      if v_lowest < v_floor then
+        v_floor := v_lowest;
+        perform setval('farebox.ticket_queue_floor', v_floor);
+      end if;
+      -- An idle worker whose look costs nothing writes nothing.
+      if v_lowest is not null or v_sweep > v_clock + 100 then
+        perform setval('farebox.ticket_queue_sweep', v_sweep);
+      end if;
+    end if;
+
+    select min(c.rank), array_agg(c.id), string_agg(c.request::text, ','), bool_and(c.together is null)
+    into v_first, v_line, batch, v_is_plain
+    from (
+      select q.id, q.rank, q.together, q.request
+      from farebox.ticket_queue as q
+      where q.rank >= v_floor
+      order by q.rank, q.id
+      limit p_limit - cardinality(v_due)
+      for update skip locked
+    ) as c;
+    if v_first > v_floor then
+      v_floor := v_first;
+      perform setval('farebox.ticket_queue_floor', v_floor);
+    end if;
+    ids := v_due || v_line;
+
+    if ids = '{}' then
+      if not v_may_sweep or v_sweep > v_clock + 50 then
+        ids := null;
+        return;
+      end if;
+      v_sweep := 0;  -- it costs little and makes sure
+    else
+      exit when v_paused = '{}';
+      update farebox.ticket_queue as q
+      set rank = null, ready_at = null
+      where q.id = any (ids) and q.company_id = any (v_paused);
+      exit when not found;
+      v_is_plain := false;
+      v_due := '{}';
+      ids := array(
+        select i.id
+        from unnest(ids) with ordinality as i(id, ordinal)
+        join farebox.ticket_queue as q on q.id = i.id
+        where q.company_id <> all (v_paused)
+        order by i.ordinal);
+      exit when ids <> '{}';
+    end if;
+  end loop;
+
+  if v_is_plain and v_due = '{}' then
+    batch := '[' || batch || ']';
+    return;
+  end if;
+
+  -- Requests under suspicion and the others take turns, by chance, so that neither holds up the other.
+  v_together := (select min(q.together)::int from farebox.ticket_queue as q where q.id = any (ids));
+  if v_together is not null then
+    v_is_plain := random() < 0.5 and exists (select from farebox.ticket_queue as q where q.id = any (ids) and q.together is null);
+    ids := array(
+      select i.id
+      from unnest(ids) with ordinality as i(id, ordinal)
+      join farebox.ticket_queue as q on q.id = i.id
+      where (q.together is null) = v_is_plain
+      order by i.ordinal
+      limit case when not v_is_plain then v_together end);
+  end if;
+  batch := '[' || (
+    select string_agg(q.request::text, ',' order by i.ordinal)
+    from unnest(ids) with ordinality as i(id, ordinal)
+    join farebox.ticket_queue as q on q.id = i.id) || ']';
+end
+$$;
+
+comment on function farebox._claim_requests(int) is 'Internal: takes the queued requests that are next';
+
+reset role;
+
+-- [copy of db/functions/_keep_dead_requests.sql]
+-- Purpose: keeps queued requests that came to no ticket and have no place in unapplied_payments.
+-- Parameters: p_queue_ids; of each its reason and detail; p_now.  Returns: nothing.
+-- Locks and writes: ticket_queue_dead (by fingerprint and reason); the last lock a worker takes.
+set role farebox_owner;
+
+create function farebox._keep_dead_requests(p_queue_ids bigint[], p_reasons text[], p_details text[], p_now timestamptz)
+returns void
+language plpgsql volatile security invoker
+as $$
+begin
+  insert into farebox.ticket_queue_dead as d (id, company_id, monime_transaction_id, request, reason, detail, times,
+    first_seen_at, last_seen_at, fingerprint)
+  select
+    k.id, p.company_id, p.transaction_id, k.request, k.reason, k.detail, k.times, p_now, p_now, k.fingerprint
+  from (
+    select distinct on (f.fingerprint, r.reason)
+      q.id, q.request, r.reason, r.detail, f.fingerprint, count(*) over (partition by f.fingerprint, r.reason)::int as times
+    from unnest(p_queue_ids, p_reasons, p_details) as r(id, reason, detail)
+    join farebox.ticket_queue as q on q.id = r.id
+    cross join lateral (select sha256(convert_to(q.request::text, 'UTF8')) as fingerprint) as f
+    order by f.fingerprint, r.reason, q.id
+  ) as k
+  cross join lateral farebox._queued_payment(k.request) as p
+  order by k.fingerprint, k.reason
+  on conflict (fingerprint, reason) do update set
+    times = d.times + excluded.times,
+    detail = excluded.detail,
+    last_seen_at = excluded.last_seen_at;
+end
+$$;
+
+comment on function farebox._keep_dead_requests(bigint[], text[], text[], timestamptz) is
+  'Internal: keeps queued requests that came to no ticket and have no other place';
+
+reset role;
+
+-- [copy of db/functions/_give_up_request.sql]
+-- Purpose: ends a request that has used up its attempts: as an unapplied payment; where it has no place there (its payment has no
+--   well-formed id, or has a ticket), as a dead request.
+-- Parameters: p_request, locked; p_reason; p_now.  Returns: nothing.
+-- Locks and writes: ticket_queue, unapplied_payments or ticket_queue_dead (one row).
+set role farebox_owner;
+
+create function farebox._give_up_request(p_request farebox.ticket_queue, p_reason text, p_now timestamptz)
+returns void
+language plpgsql volatile security invoker
+as $$
+declare
+  v_payment record := farebox._queued_payment(p_request.request);
+  v_request farebox._ticket_request;
+  v_outcome farebox.ticket_outcome;
+begin
+  if v_payment.transaction_id is null
+    or exists (select from farebox.tickets as t where t.monime_transaction_id = v_payment.transaction_id)
+  then
+    perform farebox._keep_dead_requests(array[p_request.id], array[p_reason], array[null::text], p_now);
+  else
+    v_request.ordinal := 1;
+    v_request.transaction_id := v_payment.transaction_id;
+    v_request.company_id := v_payment.company_id;
+    v_outcome.ordinal := 1;
+    v_outcome.outcome := 'rejected';
+    v_outcome.reason := p_reason;
+    perform farebox._keep_unapplied_payments(json_build_array(p_request.request), array[v_request], array[v_outcome], p_now);
+  end if;
+  delete from farebox.ticket_queue as q where q.id = p_request.id;
+end
+$$;
+
+comment on function farebox._give_up_request(farebox.ticket_queue, text, timestamptz) is
+  'Internal: ends a queued request that has used up its attempts';
+
+reset role;
+
+-- [copy of db/functions/_process_requests.sql]
+-- Purpose: makes tickets of claimed requests and settles them, or puts them back.
+-- Parameters: p_ids, locked; p_batch, their requests; p_begun, whether the present attempt is counted already.
+-- Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58).
+-- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; ticket_queue_dead, ticket_queue.
+set role farebox_owner;
+
+create function farebox._process_requests(p_ids bigint[], p_batch text, p_begun boolean,
+  out taken int, out created int, out duplicates int, out conflicts int, out rejected int, out retried int, out dead int)
+language plpgsql volatile security invoker
+as $$
+declare
+  c_attempts constant int := 3;
+  v_homeless bigint[];
+  v_reasons text[];
+  v_details text[];
+  v_request farebox.ticket_queue;
+  v_attempts int;  -- of a single request, with the present one
+  v_sqlstate text;
+  v_now timestamptz;
+begin
+  taken := cardinality(p_ids);
+  created := 0;
+  duplicates := 0;
+  conflicts := 0;
+  rejected := 0;
+  retried := 0;
+  dead := 0;
+  if taken = 1 then
+    select q.* into v_request from farebox.ticket_queue as q where q.id = p_ids[1];
+    v_attempts := v_request.attempts + case when p_begun then 0 else 1 end;
+    if v_attempts > c_attempts then  -- each was begun and none ended
+      perform farebox._give_up_request(v_request, v_request.reason, farebox._now());
+      dead := 1;
+      return;
+    end if;
+  end if;
+
+  begin
+    select
+      (count(*) filter (where o.outcome = 'created'))::int,
+      (count(*) filter (where o.outcome = 'duplicate'))::int,
+      (count(*) filter (where o.outcome = 'conflict'))::int,
+      (count(*) filter (where o.outcome = 'rejected'))::int,
+      -- What create_tickets keeps nowhere.
+      array_agg(p_ids[o.ordinal]) filter (where o.is_homeless),
+      array_agg(coalesce(o.reason, o.outcome)) filter (where o.is_homeless),
+      array_agg(array_to_string(o.differing, ', ')) filter (where o.is_homeless)
+    into created, duplicates, conflicts, rejected, v_homeless, v_reasons, v_details
+    from (
+      select o.*,
+        o.outcome = 'conflict' or o.reason in ('transaction_id_invalid', 'transaction_id_unavailable') as is_homeless
+      from farebox.create_tickets(p_batch::json) as o
+    ) as o;
+  exception when others then
+    get stacked diagnostics v_sqlstate = returned_sqlstate;
+    if left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
+      raise;
+    end if;
+  end;
+
+  v_now := farebox._now();
+  if v_sqlstate is null then
+    if v_homeless is not null then
+      perform farebox._keep_dead_requests(v_homeless, v_reasons, v_details, v_now);
+    end if;
+    delete from farebox.ticket_queue as q where q.id = any (p_ids);
+  elsif taken > 1 then
+    -- Somebody among them is poison. Nobody is blamed yet: they are tried again in half the company, which finds it in the end.
+    update farebox.ticket_queue as q set together = (taken + 1) / 2 where q.id = any (p_ids);
+    retried := taken;
+  elsif v_attempts < c_attempts then
+    update farebox.ticket_queue as q
+    set
+      rank = null,
+      ready_at = v_now + farebox._backoff(v_attempts),
+      attempts = v_attempts,
+      together = 1,
+      reason = 'error_' || v_sqlstate
+    where q.id = v_request.id;
+    retried := 1;
+  else
+    perform farebox._give_up_request(v_request, 'error_' || v_sqlstate, v_now);
+    dead := 1;
+  end if;
+
+  -- Whoever waits for outcomes is told, at the commit, whose may be there now.
+  if (select w.last_value from farebox.ticket_queue_watch as w) > date_part('epoch', clock_timestamp()) * 1000 then
+    perform pg_notify('farebox_settled', left(array_to_string(p_ids, ','), 7999));
+  end if;
+end
+$$;
+
+comment on function farebox._process_requests(bigint[], text, boolean) is
+  'Internal: makes tickets of claimed requests and settles them, or puts them back';
+
+reset role;
+
+-- [copy of db/functions/process_ticket_queue.sql]
+-- Purpose: claims queued requests, makes their tickets and settles them, all in the caller's transaction: whatever stops it puts
+--   everything back. Any number of callers at once. Requests are done when they have an outcome, whichever it is.
+-- Parameters: p_limit, 1 to 10,000.  Returns: one row of counts; taken = 0 when nothing is ready.
+-- Raises: TK003; what is not the requests' fault (such as 40001, 53100).  Locks and writes: ticket_queue (skipping what is locked),
+--   then as create_tickets, then ticket_queue_dead.
+set role farebox_owner;
+
+create function farebox.process_ticket_queue(p_limit int default 100)
+returns table (taken int, created int, duplicates int, conflicts int, rejected int, retried int, dead int)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_claim record;
+begin
+  perform farebox._check_limit(p_limit, 10000);
+
+  v_claim := farebox._claim_requests(p_limit);
+  if v_claim.ids is null and (select b.last_value from farebox.ticket_queue_bell as b) <> 1 then
+    -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
+    perform setval('farebox.ticket_queue_bell', 1);
+    v_claim := farebox._claim_requests(p_limit);
+  end if;
+  if v_claim.ids is null then
+    return query select 0, 0, 0, 0, 0, 0, 0;
+    return;
+  end if;
+  return query select p.* from farebox._process_requests(v_claim.ids, v_claim.batch, false) as p;
+end
+$$;
+
+comment on function farebox.process_ticket_queue(int) is
+  'Makes tickets of queued requests and settles them, in one transaction; one row of counts';
+
+reset role;
+
+-- [copy of db/functions/begin_queued_request.sql]
+-- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, the
+--   attempt counts even if the second half (process_queued_request) takes down its session. Alone, so that nobody else is blamed.
+-- Returns: the queue id, null when nothing is ready.
+-- Locks and writes: ticket_queue; the request is in backoff from now on, and free again after that if nobody processes it.
+set role farebox_owner;
+
+create function farebox.begin_queued_request()
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_claim record := farebox._claim_requests(1);
+begin
+  update farebox.ticket_queue as q
+  set
+    rank = null,
+    ready_at = farebox._now() + farebox._backoff(q.attempts + 1),
+    attempts = least(q.attempts + 1, 4),
+    together = 1,
+    reason = 'unfinished'  -- until it has ended
+  where q.id = v_claim.ids[1];
+  return v_claim.ids[1];
+end
+$$;
+
+comment on function farebox.begin_queued_request() is
+  'Counts the next request''s attempt before it is made by process_queued_request, so that it counts whatever happens then';
+
+reset role;
+
+-- [copy of db/functions/process_queued_request.sql]
+-- Purpose: the second half of processing one request with care, after begin_queued_request has committed.
+-- Parameters: p_queue_id.  Returns: the counts of process_ticket_queue; taken = 0 when somebody else has the request or had it.
+-- Raises, locks and writes: as process_ticket_queue.
+set role farebox_owner;
+
+create function farebox.process_queued_request(p_queue_id bigint)
+returns table (taken int, created int, duplicates int, conflicts int, rejected int, retried int, dead int)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set enable_seqscan = off
+set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_request farebox.ticket_queue;
+begin
+  select q.* into v_request from farebox.ticket_queue as q where q.id = p_queue_id and q.attempts > 0 for update skip locked;
+  if v_request.id is null then
+    return query select 0, 0, 0, 0, 0, 0, 0;
+    return;
+  end if;
+  return query select p.* from farebox._process_requests(array[v_request.id], json_build_array(v_request.request)::text, true) as p;
+end
+$$;
+
+comment on function farebox.process_queued_request(bigint) is
+  'Processes the request whose attempt begin_queued_request has counted; one row of counts';
+
+reset role;
+
+-- [copy of db/functions/drain_ticket_queue.sql]
+-- Purpose: processes the queue until nothing is ready, for schedulers without the worker: pg_cron, psql. Commits each batch. The
+--   first p_limit requests are processed with care, one by one: if the last run was taken down by one, it is among them.
+-- Parameters: p_limit, requests in a batch, 1 to 10,000; p_batches, how many batches at most.
+-- Raises: as process_ticket_queue; what was committed stays done, the next run goes on.
+-- It commits, so it cannot have its owner's rights or settings of its own: it only calls functions that do.
+set role farebox_owner;
+
+create procedure farebox.drain_ticket_queue(p_limit int default 100, p_batches int default 10000)
+language plpgsql security invoker
+as $$
+declare
+  v_queue_id bigint;
+  v_taken int;
+begin
+  for v_count in 1 .. p_limit loop
+    v_queue_id := farebox.begin_queued_request();
+    commit;
+    exit when v_queue_id is null;
+    perform from farebox.process_queued_request(v_queue_id);
+    commit;
+  end loop;
+  for v_count in 1 .. p_batches loop
+    select p.taken into v_taken from farebox.process_ticket_queue(p_limit) as p;
+    commit;
+    exit when v_taken = 0;
+  end loop;
+end
+$$;
+
+comment on procedure farebox.drain_ticket_queue(int, int) is
+  'Processes the queue until nothing is ready, committing each batch; for pg_cron and psql';
+
+reset role;
+
+-- [copy of db/functions/queued_outcomes.sql]
+-- Purpose: what became of queued requests, for whoever waits: asks again when told by NOTIFY farebox_settled, or after a while.
+-- Parameters: p_queue_ids, p_batch, the requests as they were enqueued, one for each id.
+-- Returns: an outcome for each that is settled, none for those that wait. It is read from what is stored now: `created` when the
+--   payment has its ticket with these fields, by whichever request; reason `dropped` when nothing is left of the request.
+-- Raises: TK001, TK002, TK003 (as many ids as requests).  Writes: ticket_queue_watch: workers notify for the next two seconds.
+set role farebox_owner;
+
+create function farebox.queued_outcomes(p_queue_ids bigint[], p_batch json)
+returns setof farebox.ticket_outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_batch json := p_batch;
+  v_length int;
+  v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
+  v_settled int[];
+begin
+  begin
+    v_length := farebox._batch_length(v_batch);
+    perform from farebox._parse_batch(v_batch) as b;
+  exception when data_exception or statement_too_complex then
+    v_batch := farebox._clean_batch(case when sqlstate = '54001' then farebox._shallow_json(v_batch) else v_batch end);
+    v_length := farebox._batch_length(v_batch);
+  end;
+  if p_queue_ids is null or cardinality(p_queue_ids) <> v_length then
+    raise exception using errcode = 'TK003',
+      message = format('%s queue ids for %s requests', coalesce(cardinality(p_queue_ids)::text, 'null'), v_length),
+      hint = 'pass the id of each request';
+  end if;
+  if (select w.last_value from farebox.ticket_queue_watch as w) < v_clock + 1000 then
+    perform setval('farebox.ticket_queue_watch', v_clock + 2000);
+  end if;
+
+  -- First who waits no more, then, by a later snapshot, what is stored: nobody is found settled whose ticket is not seen.
+  v_settled := array(
+    select i.ordinal::int
+    from unnest(p_queue_ids) with ordinality as i(id, ordinal)
+    where not exists (select from farebox.ticket_queue as q where q.id = i.id));
+  if v_settled = '{}' then
+    return;
+  end if;
+
+  return query
+    with compared as (
+      select
+        e.ordinal, e.given_id, e.transaction_id, e.company_id, t.id as found_id, t.company_id = e.company_id as is_own,
+        farebox._differing(t.route_id, t.passenger_phone, k.code, t.monime_otp, t.amount,
+          e.route_id, e.passenger_phone, e.payment_code, e.monime_otp, e.amount) as differing,
+        x.ticket_id is not null as is_recorded,
+        u.reason
+      from (select b.* from farebox._parse_batch(v_batch) as b where b.ordinal = any (v_settled) offset 0) as e
+      left join lateral (
+        select t.* from farebox.tickets as t
+        where t.monime_transaction_id = case when e.company_id is not null then e.transaction_id end offset 0) as t on true
+      left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
+      left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
+      left join lateral (
+        select u.reason from farebox.unapplied_payments as u
+        where u.monime_transaction_id = e.transaction_id and u.resolved_at is null offset 0) as u on true
+      offset 0
+    )
+    select
+      c.ordinal,
+      c.given_id,
+      case when c.is_own is not true then 'rejected' when c.differing = '{}' then 'created' else 'conflict' end,
+      case
+        when c.is_own then null
+        when (length(c.transaction_id) between 1 and 64) is not true then 'transaction_id_invalid'
+        when c.company_id is null then 'company_id_invalid'
+        when not c.is_own then 'transaction_id_unavailable'
+        else coalesce(c.reason, 'dropped')
+      end,
+      case when c.is_own and c.differing = '{}' then c.found_id end,
+      case when c.is_own and c.differing <> '{}' then c.found_id end,
+      case when c.is_own and c.differing <> '{}' then c.differing end,
+      c.is_own is true and c.differing = '{}' and c.is_recorded
+    from compared as c
+    order by c.ordinal;
+end
+$$;
+
+comment on function farebox.queued_outcomes(bigint[], json) is
+  'What became of queued requests; no row for those that still wait';
+
+reset role;
+
+-- [copy of db/functions/queue_size.sql]
+-- Purpose: how many requests are stored and not settled yet, whether in line, in backoff or paused.
+-- Returns: the number.
+set role farebox_owner;
+
+create function farebox.queue_size()
+returns bigint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$ select count(*) from farebox.ticket_queue $$;
+
+comment on function farebox.queue_size() is 'How many queued requests are not settled yet';
+
+reset role;
+
+-- [copy of db/functions/queue_metrics.sql]
+-- Purpose: the state of the queue for monitoring, in one row.
+-- Returns: size (all that is stored and not settled) and the age of the oldest; ready, delayed (in backoff), paused; by_attempts, the
+--   number of requests for each number of failed attempts; dead (list_dead_requests counts them); dead_tuples of the table, and
+--   oldest_xmin_age, in transactions, of whatever keeps vacuum from removing them: an old snapshot, a prepared transaction, a slot.
+set role farebox_owner;
+
+create function farebox.queue_metrics()
+returns table (size bigint, oldest_age interval, ready bigint, delayed bigint, paused bigint, by_attempts json, dead bigint,
+  dead_tuples bigint, oldest_xmin_age bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set jit = off
+as $$
+declare
+  v_now timestamptz := farebox._now();
+begin
+  return query
+    select
+      coalesce(sum(g.requests), 0)::bigint,
+      v_now - min(g.oldest_at),
+      coalesce(sum(g.ready), 0)::bigint,
+      coalesce(sum(g.delayed), 0)::bigint,
+      coalesce(sum(g.requests - g.ready - g.delayed), 0)::bigint,
+      coalesce(json_object_agg(g.attempts, g.requests order by g.attempts) filter (where g.attempts is not null), '{}'),
+      (select count(*) from farebox.ticket_queue_dead)
+        + (select count(*) from farebox.unapplied_payments as u where u.resolved_at is null and farebox._is_given_up(u.reason)),
+      pg_stat_get_dead_tuples('farebox.ticket_queue'::regclass),
+      (
+        select max(x.age)
+        from (
+          select greatest(age(a.backend_xmin), age(a.backend_xid)) as age from pg_stat_activity as a
+          union all
+          select greatest(age(s.xmin), age(s.catalog_xmin)) from pg_replication_slots as s
+          union all
+          select age(x.transaction) from pg_prepared_xacts as x
+        ) as x
+      )::bigint
+    from (
+      select
+        q.attempts,
+        count(*) as requests,
+        min(q.enqueued_at) as oldest_at,
+        count(*) filter (where q.rank is not null or q.ready_at <= v_now) as ready,
+        count(*) filter (where q.ready_at > v_now) as delayed
+      from farebox.ticket_queue as q
+      group by q.attempts
+    ) as g;
+end
+$$;
+
+comment on function farebox.queue_metrics() is 'The state of the queue for monitoring, in one row';
+
+reset role;
+
+-- [copy of db/functions/list_queued_requests.sql]
+-- Purpose: requests that wait, oldest first, a page at a time; to search them by company, payment or state.
+-- Parameters: p_limit, 1 to 1,000; p_company_id, p_transaction_id, p_state (ready, delayed, paused), null = any; the last id of the
+--   page before.  Returns: the requests.  Raises: TK003.
+set role farebox_owner;
+
+create function farebox.list_queued_requests(p_limit int default 100, p_company_id uuid default null,
+  p_transaction_id text default null, p_state text default null, p_after_queue_id bigint default null)
+returns table (queue_id bigint, company_id uuid, monime_transaction_id text, state text, attempts int, reason text,
+  enqueued_at timestamptz, ready_at timestamptz, request json)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set jit = off
+as $$
+declare
+  v_now timestamptz := farebox._now();
+  v_transaction_id text := farebox._trimmed(p_transaction_id);
+begin
+  perform farebox._check_limit(p_limit, 1000);
+  if p_state not in ('ready', 'delayed', 'paused') then
+    raise exception using errcode = 'TK003', message = 'there is no such state', hint = 'pass ready, delayed or paused';
+  end if;
+
+  return query
+    select l.id, p.company_id, p.transaction_id, l.state, l.attempts::int, l.reason, l.enqueued_at, l.ready_at, l.request
+    from (
+      select q.*,
+        case when q.ready_at > v_now then 'delayed' when q.rank is null and q.ready_at is null then 'paused' else 'ready' end as state
+      from farebox.ticket_queue as q
+      where q.id > coalesce(p_after_queue_id, 0)
+    ) as l
+    cross join lateral farebox._queued_payment(l.request) as p
+    where (p_company_id is null or l.company_id = p_company_id)
+      and (p_state is null or l.state = p_state)
+      -- An id is nearly always written without escapes: so only what holds it as it stands is read.
+      and (v_transaction_id is null
+        or (position(v_transaction_id in l.request::text) > 0 or position('\u' in l.request::text) > 0)
+          and p.transaction_id = v_transaction_id)
+    order by l.id
+    limit p_limit;
+end
+$$;
+
+comment on function farebox.list_queued_requests(int, uuid, text, text, bigint) is
+  'Queued requests that wait, oldest first, by keyset pages';
+
+reset role;
+
+-- [copy of db/functions/list_dead_requests.sql]
+-- Purpose: what the queue gave up or came to no ticket and is kept nowhere else, longest not seen first, a page at a time.
+-- Parameters: p_limit, 1 to 1,000; p_company_id, p_transaction_id, p_reason, null = any; the last row of the page before.
+-- Returns: the requests; their key is what retry_queued_requests and drop_queued_requests take: queue:<id>, or payment:<id> for
+--   those that are unapplied payments.  Raises: TK003.
+set role farebox_owner;
+
+create function farebox.list_dead_requests(p_limit int default 100, p_company_id uuid default null, p_transaction_id text default null,
+  p_reason text default null, p_after_last_seen_at timestamptz default null, p_after_key text default null)
+returns table (key text, company_id uuid, monime_transaction_id text, reason text, detail text, attempts int,
+  first_seen_at timestamptz, last_seen_at timestamptz, request json)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set jit = off
+as $$
+begin
+  perform farebox._check_limit(p_limit, 1000);
+
+  return query
+    select l.*
+    from (
+      select 'queue:' || d.id as key, d.company_id, d.monime_transaction_id, d.reason, d.detail, d.times as attempts,
+        d.first_seen_at, d.last_seen_at, d.request
+      from farebox.ticket_queue_dead as d
+      union all
+      select 'payment:' || u.monime_transaction_id, u.company_id, u.monime_transaction_id, u.reason, null, u.attempts,
+        u.first_seen_at, u.last_seen_at, u.request
+      from farebox.unapplied_payments as u
+      where u.resolved_at is null and farebox._is_given_up(u.reason)
+    ) as l
+    where (p_company_id is null or l.company_id = p_company_id)
+      and (p_transaction_id is null or l.monime_transaction_id = farebox._trimmed(p_transaction_id) collate "C")
+      and (p_reason is null or l.reason = p_reason)
+      and l.last_seen_at >= coalesce(p_after_last_seen_at, '-infinity')
+      and (p_after_last_seen_at is null or (l.last_seen_at, l.key collate "C") > (p_after_last_seen_at, p_after_key collate "C"))
+    order by l.last_seen_at, l.key collate "C"
+    limit p_limit;
+end
+$$;
+
+comment on function farebox.list_dead_requests(int, uuid, text, text, timestamptz, text) is
+  'Queued requests that were given up or came to no ticket, by keyset pages';
+
+reset role;
+
+-- [copy of db/functions/retry_queued_requests.sql]
+-- Purpose: has requests tried again now: those in backoff, dead ones, and payments the queue gave up.
+-- Parameters: p_keys, at most 10,000: queue:<id> or payment:<id>, as list_dead_requests shows them.
+-- Returns: for each, in order, its queue id from now on; null when there is no such request. Its attempts count from the start.
+-- Raises: TK002, TK003.  Locks and writes: ticket_queue, ticket_queue_dead (by id). An unapplied payment stays until it has its ticket.
+set role farebox_owner;
+
+create function farebox.retry_queued_requests(p_keys text[])
+returns table (key text, queue_id bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_ids bigint[];
+  v_payments text[];
+  v_keys text[];
+  v_batch json;
+  v_new_ids bigint[];
+begin
+  select i.queue_ids, i.transaction_ids into v_ids, v_payments from farebox._read_queue_keys(p_keys) as i;
+
+  perform from farebox.ticket_queue as q where q.id = any (v_ids) order by q.id for update;
+  update farebox.ticket_queue as q
+  set ready_at = case when q.ready_at is not null then farebox._now() end, attempts = 0, reason = null
+  where q.id = any (v_ids);
+
+  perform from farebox.ticket_queue_dead as d where d.id = any (v_ids) order by d.id for update;
+  with gone as (
+    delete from farebox.ticket_queue_dead as d where d.id = any (v_ids) returning 'queue:' || d.id as key, d.request
+  ),
+  again as (
+    select g.key, g.request from gone as g
+    union all
+    select 'payment:' || u.monime_transaction_id, u.request
+    from farebox.unapplied_payments as u
+    where u.resolved_at is null and u.monime_transaction_id = any (v_payments)
+  )
+  select array_agg(a.key order by a.key), json_agg(a.request order by a.key) into v_keys, v_batch from again as a;
+  if v_batch is not null then
+    v_new_ids := array(select e.queue_id from farebox.enqueue_tickets(v_batch) as e order by e.ordinal);
+  end if;
+  perform farebox._wake_workers();
+
+  return query
+    select k.key, coalesce(q.id, n.id)
+    from unnest(p_keys) with ordinality as k(key, ordinal)
+    left join farebox.ticket_queue as q on 'queue:' || q.id = k.key and q.id = any (v_ids)
+    left join unnest(v_keys, v_new_ids) as n(key, id) on n.key = k.key
+    order by k.ordinal;
+end
+$$;
+
+comment on function farebox.retry_queued_requests(text[]) is 'Has queued requests in backoff and dead ones tried again now';
+
+reset role;
+
+-- [copy of db/functions/drop_queued_requests.sql]
+-- Purpose: removes requests for good: waiting ones, dead ones, and payments the queue gave up.
+-- Parameters: p_keys, at most 10,000: queue:<id> or payment:<id>, as list_dead_requests shows them.
+-- Returns: what was removed, whole, for the caller to keep: of money nothing vanishes without a trace.
+-- Raises: TK002, TK003.  Locks and writes: ticket_queue (skipping what is being processed: that is no longer waiting),
+--   unapplied_payments (by payment), ticket_queue_dead (by id).
+set role farebox_owner;
+
+create function farebox.drop_queued_requests(p_keys text[])
+returns table (key text, company_id uuid, monime_transaction_id text, reason text, request json)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_ids bigint[];
+  v_payments text[];
+begin
+  select i.queue_ids, i.transaction_ids into v_ids, v_payments from farebox._read_queue_keys(p_keys) as i;
+
+  return query
+    with waiting as (
+      select q.id from farebox.ticket_queue as q where q.id = any (v_ids) order by q.id for update skip locked
+    )
+    delete from farebox.ticket_queue as q
+    using waiting as w
+    where q.id = w.id
+    returning 'queue:' || q.id, (farebox._queued_payment(q.request)).company_id, (farebox._queued_payment(q.request)).transaction_id,
+      q.reason, q.request;
+  return query
+    with given_up as (
+      select u.monime_transaction_id from farebox.unapplied_payments as u
+      where u.resolved_at is null and farebox._is_given_up(u.reason) and u.monime_transaction_id = any (v_payments)
+      order by u.monime_transaction_id
+      for update
+    )
+    delete from farebox.unapplied_payments as u
+    using given_up as g
+    where u.monime_transaction_id = g.monime_transaction_id
+    returning 'payment:' || u.monime_transaction_id, u.company_id, u.monime_transaction_id, u.reason, u.request;
+  return query
+    with dead as (
+      select d.id from farebox.ticket_queue_dead as d where d.id = any (v_ids) order by d.id for update
+    )
+    delete from farebox.ticket_queue_dead as d
+    using dead as x
+    where d.id = x.id
+    returning 'queue:' || d.id, d.company_id, d.monime_transaction_id, d.reason, d.request;
+end
+$$;
+
+comment on function farebox.drop_queued_requests(text[]) is
+  'Removes queued requests for good, waiting or dead; returns what was removed';
+
+reset role;
+
+-- [copy of db/functions/pause_company_queue.sql]
+-- Purpose: lets a company's queued requests wait, those to come too, until resume_company_queue. What is being processed ends.
+-- Parameters: p_company_id.  Returns: how many of its requests wait now.
+-- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
+set role farebox_owner;
+
+create function farebox.pause_company_queue(p_company_id uuid)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+begin
+  if p_company_id is null then
+    raise exception using errcode = 'TK003', message = 'the company is null', hint = 'pass its id';
+  end if;
+  insert into farebox.ticket_queue_pauses as p (company_id, paused_at) values (p_company_id, farebox._now())
+  on conflict (company_id) do nothing;
+  -- Out of the line, or every claim would have to pass them.
+  update farebox.ticket_queue as q
+  set rank = null, ready_at = null
+  where q.company_id = p_company_id and (q.rank is not null or q.ready_at is not null);
+  return (select count(*) from farebox.ticket_queue as q where q.company_id = p_company_id);
+end
+$$;
+
+comment on function farebox.pause_company_queue(uuid) is 'Lets a company''s queued requests wait until it is resumed';
+
+reset role;
+
+-- [copy of db/functions/resume_company_queue.sql]
+-- Purpose: puts a paused company's requests back in line, in the order they came, behind nobody and in front of nobody else's.
+-- Parameters: p_company_id.  Returns: how many went back in line.
+-- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
+set role farebox_owner;
+
+create function farebox.resume_company_queue(p_company_id uuid)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_resumed bigint;
+begin
+  delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
+  update farebox.ticket_queue as q
+  set rank = p.rank
+  from (
+    select q.id, (select f.last_value from farebox.ticket_queue_floor as f) + row_number() over (order by q.id) as rank
+    from farebox.ticket_queue as q
+    where q.company_id = p_company_id and q.rank is null and q.ready_at is null
+  ) as p
+  where q.id = p.id;
+  get diagnostics v_resumed = row_count;
+  perform farebox._wake_workers();
+  return v_resumed;
+end
+$$;
+
+comment on function farebox.resume_company_queue(uuid) is 'Puts a paused company''s queued requests back in line';
+
+reset role;
+
+-- [copy of db/functions/list_paused_companies.sql]
+-- Purpose: which companies' queued requests wait for resume_company_queue.
+-- Returns: each, longest paused first, with the number of its requests.
+set role farebox_owner;
+
+create function farebox.list_paused_companies()
+returns table (company_id uuid, paused_at timestamptz, waiting bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+begin
+  return query
+    select p.company_id, p.paused_at, (select count(*) from farebox.ticket_queue as q where q.company_id = p.company_id)
+    from farebox.ticket_queue_pauses as p
+    order by p.paused_at, p.company_id;
+end
+$$;
+
+comment on function farebox.list_paused_companies() is 'Companies whose queued requests are paused';
+
+reset role;
+
 -- [copy of db/functions/metrics_tickets.sql]
 -- Purpose: metrics of what became of payments. Nothing is counted while tickets are sold: these are numbers that PostgreSQL keeps anyway.
 -- Returns: one row for each sample, for Prometheus: metric, labels, value. Counters start anew when statistics are reset.
@@ -2094,6 +3212,9 @@ create function farebox.metrics_tickets()
 returns table (metric text, labels jsonb, value double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
 as $$
 begin
   return query
@@ -2139,6 +3260,9 @@ create function farebox.metrics_batches()
 returns table (metric text, labels jsonb, value double precision)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
 as $$
 declare
   v_functions constant text[] := array['create_tickets', 'create_ticket', 'enqueue_tickets', 'process_ticket_queue'];
@@ -2166,26 +3290,30 @@ begin
   select n.nspname into v_schema
   from pg_extension as e
   join pg_namespace as n on n.oid = e.extnamespace
-  where e.extname = 'pg_stat_statements' and current_setting('shared_preload_libraries') like '%pg_stat_statements%';
+  where e.extname = 'pg_stat_statements';
   if found then
-    return query execute format($sql$
-      with statements as (
-        select substring(s.query from '(?i)farebox\.(\w+)') as function, s.calls, s.total_exec_time, s.max_exec_time, s.rows
-        from %I.pg_stat_statements as s
-        where s.toplevel and s.dbid = (select d.oid from pg_database as d where d.datname = current_database())
-          and s.query ~* '^\s*select\M.*farebox\.\w+\s*\('
-      )
-      select m.metric, jsonb_build_object('function', s.function), m.value
-      from (
-        select s.function, sum(s.calls) as calls, sum(s.total_exec_time) as total, max(s.max_exec_time) as longest, sum(s.rows) as rows
-        from statements as s where s.function = any ($1) group by s.function) as s
-      cross join lateral (values
-        ('farebox_statement_calls_total', s.calls::double precision),
-        ('farebox_statement_rows_total', s.rows::double precision),
-        ('farebox_statement_seconds_total', s.total / 1000),
-        ('farebox_statement_seconds_max', s.longest / 1000)) as m (metric, value)
-      $sql$, v_schema)
-    using v_functions;
+    begin
+      return query execute format($sql$
+        with statements as (
+          select substring(s.query from '(?i)farebox\.(\w+)') as function, s.calls, s.total_exec_time, s.max_exec_time, s.rows
+          from %I.pg_stat_statements as s
+          where s.toplevel and s.dbid = (select d.oid from pg_database as d where d.datname = current_database())
+            and s.query ~* '^\s*select\M.*farebox\.\w+\s*\('
+        )
+        select m.metric, jsonb_build_object('function', s.function), m.value
+        from (
+          select s.function, sum(s.calls) as calls, sum(s.total_exec_time) as total, max(s.max_exec_time) as longest, sum(s.rows) as rows
+          from statements as s where s.function = any ($1) group by s.function) as s
+        cross join lateral (values
+          ('farebox_statement_calls_total', s.calls::double precision),
+          ('farebox_statement_rows_total', s.rows::double precision),
+          ('farebox_statement_seconds_total', s.total / 1000),
+          ('farebox_statement_seconds_max', s.longest / 1000)) as m (metric, value)
+        $sql$, v_schema)
+      using v_functions;
+    exception when object_not_in_prerequisite_state then
+      null;  -- the extension is there, but its library was not loaded with the server
+    end;
   end if;
 end
 $$;
@@ -2203,6 +3331,9 @@ create function farebox.metrics_unapplied()
 returns table (metric text, labels jsonb, value double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
 as $$
 begin
   return query
@@ -2236,6 +3367,9 @@ create function farebox.metrics_codes()
 returns table (metric text, labels jsonb, value double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
 as $$
 declare
   v_now timestamptz := farebox._now();
@@ -2274,6 +3408,9 @@ create function farebox.metrics_storage()
 returns table (metric text, labels jsonb, value double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
 as $$
 begin
   return query
@@ -2353,6 +3490,9 @@ create function farebox.metrics_server()
 returns table (metric text, labels jsonb, value double precision)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
 as $$
 begin
   return query
@@ -2436,6 +3576,7 @@ create function farebox.purge_unapplied_payments(p_before timestamptz, p_limit i
 returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_purged int;
@@ -2464,6 +3605,46 @@ comment on function farebox.purge_unapplied_payments(timestamptz, int) is
 
 reset role;
 
+-- [copy of db/functions/purge_dead_requests.sql]
+-- Purpose: removes queued requests that ended in a conflict, or for a payment of another company, and were last seen long ago.
+--   Those tell of no money without a ticket. Whatever else died stays until a person drops it (drop_queued_requests).
+-- Parameters: p_before, those last seen before; p_limit, 1 to 10,000.  Returns: how many it removed; call again while that is p_limit.
+-- Raises: TK003.  Locks and writes: ticket_queue_dead; those in use right now are left to the next call.
+set role farebox_owner;
+
+create function farebox.purge_dead_requests(p_before timestamptz, p_limit int default 1000)
+returns int
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_purged int;
+begin
+  perform farebox._check_limit(p_limit, 10000);
+  if p_before is null or p_before > farebox._now() then
+    raise exception using errcode = 'TK003',
+      message = format('the time is %s', coalesce(p_before::text, 'null')),
+      hint = 'pass a time that is past: what was last seen before it is removed';
+  end if;
+
+  delete from farebox.ticket_queue_dead as d
+  where d.id = any (array(
+    select p.id from farebox.ticket_queue_dead as p
+    where p.last_seen_at < p_before and p.reason in ('conflict', 'transaction_id_unavailable')
+    order by p.last_seen_at, p.id
+    limit p_limit
+    for update skip locked));
+  get diagnostics v_purged = row_count;
+  return v_purged;
+end
+$$;
+
+comment on function farebox.purge_dead_requests(timestamptz, int) is
+  'Removes queued requests that ended in a conflict or belong to others and were last seen before a time; how many';
+
+reset role;
+
 -- [copy of db/functions/analyze_tables.sql]
 -- Purpose: brings the planner's statistics up to date where much has changed; for logins that may not analyze the tables themselves.
 -- Parameters: p_share, of a table's rows that have changed since, 0 to 1 (0 = all tables).  Returns: the tables it analyzed.
@@ -2474,6 +3655,7 @@ create function farebox.analyze_tables(p_share double precision default 0.1)
 returns setof text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_table text;
@@ -2485,7 +3667,7 @@ begin
 
   -- A loop, because ANALYZE takes names, not rows. In order of names, so that two callers cannot wait for each other.
   for v_table in
-    select s.relname
+    select s.relname::text
     from pg_stat_all_tables as s
     where s.schemaname = 'farebox'
       and (p_share = 0 or s.n_mod_since_analyze > 50 + p_share * s.n_live_tup)
@@ -2510,6 +3692,7 @@ create function farebox.bind_company_login(p_login name, p_company_id uuid)
 returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if p_company_id is null then
@@ -2541,6 +3724,7 @@ create function farebox._login_company()
 returns uuid
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_company_id uuid;
@@ -2568,6 +3752,7 @@ create function farebox._follow_code_terms()
 returns trigger
 language plpgsql security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if new.status = 'active' and new.used_tickets >= new.total_tickets then
@@ -2601,6 +3786,7 @@ create function farebox._refuse_delete_when_sold()
 returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_is_sold boolean;
@@ -2656,6 +3842,7 @@ create function farebox._notify_catalog()
 returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if tg_op = 'TRUNCATE' then

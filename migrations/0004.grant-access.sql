@@ -12,6 +12,10 @@ alter table farebox.tickets enable row level security;
 alter table farebox.transactions enable row level security;
 alter table farebox.unapplied_payments enable row level security;
 alter table farebox.company_logins enable row level security;
+-- Without a policy: of the queue nobody reads rows, whatever is granted.
+alter table farebox.ticket_queue enable row level security;
+alter table farebox.ticket_queue_dead enable row level security;
+alter table farebox.ticket_queue_pauses enable row level security;
 
 -- The subquery makes the planner ask once a statement instead of once a row.
 create policy companies_own_rows on farebox.companies for select to farebox_company
@@ -51,6 +55,10 @@ reset role;
 -- Who may do what. Nothing for PUBLIC; functions and tables not named here are the owner's alone.
 set role farebox_owner;
 
+-- The row types of the tables, which default privileges do not reach.
+revoke all on type farebox.companies, farebox.company_logins, farebox.payment_codes, farebox.routes, farebox.ticket_queue, farebox.ticket_queue_dead, farebox.ticket_queue_pauses, farebox.tickets, farebox.transactions, farebox.unapplied_payments
+  from public;
+
 grant usage on schema farebox to farebox_app, farebox_worker, farebox_company, farebox_admin;
 
 -- Applications: create and read, by function; no table.
@@ -68,6 +76,11 @@ grant execute on function
   farebox.get_route(uuid, uuid),
   farebox.get_payment_code(uuid, text)
 to farebox_app;
+grant execute on function
+  farebox.enqueue_tickets(json),
+  farebox.queued_outcomes(bigint[], json),
+  farebox.queue_size()
+to farebox_app;
 
 -- Workers and administrators: what keeps the house in order; no table for workers.
 grant execute on function
@@ -77,6 +90,7 @@ grant execute on function
   farebox.verify(),
   farebox.analyze_tables(double precision),
   farebox.purge_unapplied_payments(timestamptz, int),
+  farebox.purge_dead_requests(timestamptz, int),
   farebox.metrics_tickets(),
   farebox.metrics_batches(),
   farebox.metrics_unapplied(),
@@ -109,6 +123,17 @@ grant select, delete on farebox.payment_codes to farebox_admin;
 grant insert (id, company_id, route_id, code, total_tickets, expires_at, created_at) on farebox.payment_codes to farebox_admin;
 grant update (total_tickets, status, expires_at) on farebox.payment_codes to farebox_admin;
 grant select on farebox.unapplied_payments to farebox_admin;
+
+grant execute on function
+  farebox.queue_size(),
+  farebox.list_queued_requests(int, uuid, text, text, bigint),
+  farebox.list_dead_requests(int, uuid, text, text, timestamptz, text),
+  farebox.retry_queued_requests(text[]),
+  farebox.drop_queued_requests(text[]),
+  farebox.pause_company_queue(uuid),
+  farebox.resume_company_queue(uuid),
+  farebox.list_paused_companies()
+to farebox_admin;
 
 -- Companies: their own rows, by the policies.
 grant select on farebox.companies, farebox.routes, farebox.payment_codes, farebox.tickets, farebox.transactions,
