@@ -5,7 +5,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY driver /src/driver
 COPY db /src/db
 COPY migrations /src/migrations
-RUN pip install --no-cache-dir /src && useradd --system farebox
+RUN pip install --no-cache-dir '/src[metrics]' && useradd --system farebox
 
 USER farebox
 ENTRYPOINT ["farebox"]

@@ -42,7 +42,8 @@ grant execute on function
   farebox.metrics_unapplied(),
   farebox.metrics_codes(),
   farebox.metrics_storage(),
-  farebox.metrics_server()
+  farebox.metrics_server(),
+  farebox.queue_metrics()
 to farebox_worker, farebox_admin;
 
 -- Administrators: companies, routes, codes, unapplied payments.
