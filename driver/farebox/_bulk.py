@@ -1,14 +1,14 @@
-"""Long lists in chunks: cut, encoded once, and kept in a window of limited width. No I/O."""
+"""Long lists in chunks: checked, cut, encoded, and kept in a window of limited width. No I/O."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from farebox.encoding import encode_many
+from farebox.encoding import check_many, dump_many
 from farebox.errors import UsageError
 from farebox.models import TicketRequest
 
@@ -31,7 +31,7 @@ class Chunk:
 
 
 class Chunker:
-    """Numbers and encodes the parts of one list."""
+    """Numbers, checks and encodes the parts of one list. Raises `InvalidRequestError` when strict."""
 
     def __init__(self, size: int, *, strict: bool) -> None:
         if not 1 <= size <= 10_000:
@@ -39,6 +39,17 @@ class Chunker:
         self._size = size
         self._strict = strict
         self._next = 1
+
+    def check(self, tickets: Sequence[TicketInput]) -> Iterator[None]:
+        """Check the whole list before any of it is sent, a part at each step.
+
+        `cut` need not do it again.
+        """
+        if self._strict:
+            for start in range(0, len(tickets), self._size):
+                check_many(TicketRequest, tickets[start : start + self._size], start + 1)
+                yield
+        self._strict = False
 
     def cut(self, tickets: Iterable[TicketInput]) -> Iterator[Chunk]:
         """The list in chunks, as far as it has been asked for."""
@@ -65,9 +76,10 @@ class Chunker:
 
     def _chunk(self, part: list[TicketInput]) -> Chunk:
         first = self._next
-        payload = encode_many(TicketRequest, part, strict=self._strict, first=first)
+        if self._strict:
+            check_many(TicketRequest, part, first)
         self._next += len(part)
-        return Chunk(payload, first, len(part))
+        return Chunk(dump_many(TicketRequest, part, first), first, len(part))
 
 
 class Window(Generic[T]):

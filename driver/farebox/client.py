@@ -176,13 +176,12 @@ class AsyncFarebox:
         `InvalidRequestError`; after another error some chunks may stand, and the same call again is
         safe.
         """
+        tickets = list(batch)
         chunker = Chunker(chunk_size, strict=self.strict(strict))
-        chunks: list[Chunk] = []
-        for chunk in chunker.cut(batch):
-            chunks.append(chunk)
+        for _ in chunker.check(tickets):
             await asyncio.sleep(0)  # A million validations must not stop the event loop.
         outcomes: list[TicketOutcome] = []
-        async for answered in self._create_chunks(_each(chunks), ordered):
+        async for answered in self._create_chunks(chunker.cut_stream(tickets), ordered):
             outcomes += answered
         return CreateResult(tuple(outcomes))
 
@@ -383,7 +382,8 @@ class AsyncFarebox:
 
     def width(self, ordered: bool) -> int:
         """How many chunks of a list may be under way at once."""
-        return 1 if ordered else self._settings.connections * self._settings.pipeline
+        # Twice what the pipelines hold: the oldest is waited for, and the others must not run dry meanwhile.
+        return 1 if ordered else 2 * self._settings.connections * self._settings.pipeline
 
     async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
         """Send one chunk of a list."""
@@ -446,8 +446,3 @@ class AsyncFarebox:
 
         key = (str(arguments[0]), call.function, *map(str, arguments[1:]))
         return await core.catalog.look_up(key, fetch, fresh=fresh)
-
-
-async def _each(chunks: Sequence[Chunk]) -> AsyncIterator[Chunk]:
-    for chunk in chunks:
-        yield chunk

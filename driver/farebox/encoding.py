@@ -31,30 +31,40 @@ _PROBLEMS: Final = {
 }
 
 
-def encode_one(model: type[Request], value: Element, *, strict: bool, ordinal: int = 1) -> bytes:
+def encode_one(model: type[Request], value: Element, *, strict: bool) -> bytes:
     """The JSON of one element. Raises `InvalidRequestError`."""
-    if isinstance(value, model):
-        return _dump_request(value, ordinal)
     if strict:
-        request = _validated(model, value, ordinal)
-        if not isinstance(value, bytes):
-            return _dump_valid(value, request, ordinal)
-    return value if isinstance(value, bytes) else _dump_anything(value, ordinal)
+        check_many(model, (value,))
+    return _dump(model, value, 1)
 
 
-def encode_many(model: type[Request], values: Sequence[Element], *, strict: bool, first: int = 1) -> bytes:
-    """The JSON array of the elements, the first one being number `first`. Raises `InvalidRequestError`."""
+def encode_many(model: type[Request], values: Sequence[Element], *, strict: bool) -> bytes:
+    """The JSON array of the elements. Raises `InvalidRequestError`."""
+    if strict:
+        check_many(model, values)
+    return dump_many(model, values)
+
+
+def check_many(model: type[Request], values: Sequence[Element], first: int = 1) -> None:
+    """Raises `InvalidRequestError` for malformed elements; the first one is number `first`."""
+    try:
+        if any(isinstance(value, Request | bytes) for value in values):
+            return _check_each(model, values, first)
+        _checker(model).validate_python(values)
+        return None
+    except ValidationError as error:
+        problems = _details(error)
+    raise InvalidRequestError(_field_errors(problems, first))
+
+
+def dump_many(model: type[Request], values: Sequence[Element], first: int = 1) -> bytes:
+    """The JSON array of the elements as they are. Raises `InvalidRequestError` for what has no JSON form."""
     if not any(isinstance(value, Request | bytes) for value in values):
-        if strict:
-            _check(model, values, first)
         try:
             return to_json(values, inf_nan_mode="strings")
         except _NO_JSON:
-            pass  # One of them has none: find out which, or what of it matters.
-    return join(
-        encode_one(model, value, strict=strict, ordinal=ordinal)
-        for ordinal, value in enumerate(values, first)
-    )
+            pass  # One of them has none: find out which.
+    return join(_dump(model, value, ordinal) for ordinal, value in enumerate(values, first))
 
 
 def join(elements: Iterable[bytes]) -> bytes:
@@ -96,23 +106,19 @@ def _checker(model: type[Request]) -> TypeAdapter[Any]:
     return TypeAdapter(many[make(model.__name__, fields)])
 
 
-def _check(model: type[Request], values: Sequence[Element], first: int) -> None:
-    try:
-        _checker(model).validate_python(values)
-        return
-    except ValidationError as error:
-        problems = _details(error)
-    raise InvalidRequestError(_field_errors(problems, first))
-
-
-def _validated(model: type[Request], value: Element, ordinal: int) -> Request:
-    try:
-        if isinstance(value, bytes):
-            return model.model_validate_json(value)
-        return model.model_validate(value)
-    except ValidationError as error:
-        problems = _details(error)
-    raise InvalidRequestError(_field_errors(({**p, "loc": (0, *p["loc"])} for p in problems), ordinal))
+def _check_each(model: type[Request], values: Sequence[Element], first: int) -> None:
+    for ordinal, value in enumerate(values, first):
+        if isinstance(value, model):
+            continue
+        try:
+            if isinstance(value, bytes):
+                model.model_validate_json(value)
+            else:
+                model.model_validate(value)
+            continue
+        except ValidationError as error:
+            problems = _details(error)
+        raise InvalidRequestError(_field_errors(({**p, "loc": (0, *p["loc"])} for p in problems), ordinal))
 
 
 def _details(error: ValidationError) -> list[ErrorDetails]:
@@ -130,25 +136,20 @@ def _field_errors(problems: Iterable[ErrorDetails], first: int) -> Iterator[Fiel
             yield FieldError(first + index if isinstance(index, int) else first, str(field), text)
 
 
-def _dump_request(request: Request, ordinal: int) -> bytes:
+def _dump(model: type[Request], value: Element, ordinal: int) -> bytes:
+    if isinstance(value, bytes):
+        return value
     try:
-        return request.__pydantic_serializer__.to_json(request, exclude_unset=True)
-    except _NO_JSON:
-        return _dump_anything(request.model_dump(exclude_unset=True), ordinal)
-
-
-def _dump_valid(value: object, request: Request, ordinal: int) -> bytes:
-    """The value as it came; where something in it that does not matter has no JSON form, what matters."""
-    try:
-        return to_json(value, inf_nan_mode="strings")
-    except _NO_JSON:
-        return _dump_request(request, ordinal)
-
-
-def _dump_anything(value: object, ordinal: int) -> bytes:
-    try:
+        if isinstance(value, Request):
+            return value.__pydantic_serializer__.to_json(value, exclude_unset=True)
         # NaN and Infinity have no JSON; as strings the database rejects them row by row.
         return to_json(value, inf_nan_mode="strings")
+    except _NO_JSON:
+        pass
+    try:
+        # Something the database ignores has no JSON form: what matters has.
+        request = model.model_validate(value)
+        return request.__pydantic_serializer__.to_json(request, exclude_unset=True)
     except _NO_JSON:
         pass
     try:
