@@ -32,7 +32,7 @@ def _queue(context: Context) -> Iterator[Found]:
     elif size and not workers:
         yield Level.WARNING, f"{size:,} requests are queued and no worker is connected", "farebox worker"
     if dead:
-        yield Level.WARNING, f"{dead:,} dead requests are in the queue", "farebox queue dead"
+        yield Level.WARNING, f"{dead:,} dead requests are in the queue", "select * from farebox.list_dead_requests(); -- then retry_queued_requests or drop_queued_requests"
 
 
 @check(
@@ -56,7 +56,7 @@ def _unapplied(context: Context) -> Iterator[Found]:
     yield (
         Level.PROBLEM if old else Level.WARNING,
         f"payments without a ticket: {shown}; the oldest for {oldest / 86400:.1f} days",
-        "farebox unapplied list; mend the cause (such as: farebox route list, farebox code issue); farebox unapplied apply",
+        "farebox unapplied list; mend the cause (such as: farebox route list, farebox code add); farebox unapplied apply",
     )
 
 
@@ -77,7 +77,7 @@ def _codes(context: Context) -> Iterator[Found]:
             Level.WARNING,
             f"{nearly:,} active payment codes are 90 % spent or more",
             "select company_id, code, used_tickets, total_tickets from farebox.payment_codes where status = 'active' "
-            "and used_tickets >= 0.9 * total_tickets; -- then raise total_tickets: farebox code issue",
+            "and used_tickets >= 0.9 * total_tickets; -- then raise total_tickets: farebox code add",
         )
     if overdue := values["farebox_payment_codes_overdue"]:
         yield (
