@@ -96,6 +96,7 @@
 \ir functions/metrics_codes.sql
 \ir functions/metrics_storage.sql
 \ir functions/metrics_server.sql
+\ir functions/metrics_activity.sql
 \ir functions/purge_unapplied_payments.sql
 \ir functions/purge_dead_requests.sql
 \ir functions/analyze_tables.sql

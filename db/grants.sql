@@ -43,6 +43,7 @@ grant execute on function
   farebox.metrics_codes(),
   farebox.metrics_storage(),
   farebox.metrics_server(),
+  farebox.metrics_activity(int),
   farebox.queue_metrics()
 to farebox_worker, farebox_admin;
 

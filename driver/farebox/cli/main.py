@@ -17,6 +17,7 @@ from farebox.cli.operations import records, unapplied, verify
 from farebox.cli.output import EXIT_CODES_HELP
 from farebox.cli.session import RootGroup
 from farebox.cli.tickets import create, import_payments
+from farebox.cli.top import top
 
 
 @click.group(
@@ -47,7 +48,7 @@ for _command in (
     *(company, route, code),
     *(create, import_payments),
     *(unapplied, records, verify),
-    *(doctor, maintain, metrics),
+    *(doctor, maintain, metrics, top),
 ):
     cli.add_command(_command)
 
