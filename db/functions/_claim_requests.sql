@@ -1,20 +1,25 @@
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit.  Returns: their ids, null when there is nothing to do, and the requests as a JSON array. Those that must be
---   tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
+-- Parameters: p_limit.  Returns: their ids, null when there is nothing to do (then the next producer rings), and the requests as a
+--   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
 --   waiting (SKIP LOCKED: workers pass each other by); requests of paused companies leave the line.
 set role farebox_owner;
 
 create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)
 language plpgsql volatile security invoker
+-- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
+set enable_sort = off
 as $$
 declare
   -- Locked, so that resuming a company waits for those who have seen it paused; one that is being resumed is not paused.
   v_paused uuid[] := array(select p.company_id from farebox.ticket_queue_pauses as p for share skip locked);
   v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
+  v_next_floor bigint := (select n.last_value from farebox.ticket_queue_next_floor as n);
+  v_tick bigint := (select t.last_value from farebox.ticket_queue_tick as t);
   v_sweep bigint := (select s.last_value from farebox.ticket_queue_sweep as s);
   v_now timestamptz := farebox._now();
   v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
   v_may_sweep boolean := true;
+  v_sleeps boolean := (select b.last_value = 1 from farebox.ticket_queue_bell as b);
   v_lowest bigint;
   v_first bigint;
   v_due bigint[];
@@ -33,16 +38,17 @@ begin
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
     -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
-    -- would wade through them all. So it begins at the floor, which follows what was claimed. Below it can only be what came
-    -- back because a worker died, or was committed late: looked for as often as that takes a tenth of the time at most.
+    -- would wade through them all. So it begins at the floor, which follows what was claimed, 50 ms behind, lest a producer who
+    -- reads it now commits below it. What is below it all the same (its worker died, or it was committed still later) is looked for
+    -- as often as that takes a fiftieth of the time at most.
     if v_may_sweep and (v_clock >= v_sweep or v_sweep > v_clock + 60000) then
       v_may_sweep := false;
       v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank is not null order by q.rank limit 1);
       v_sweep := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
-      v_sweep := v_sweep + greatest(20, 10 * (v_sweep - v_clock));
+      v_sweep := v_sweep + greatest(20, 50 * (v_sweep - v_clock));
       if v_lowest < v_floor then
         v_floor := v_lowest;
-        perform setval('farebox.ticket_queue_floor', v_floor);
+        perform setval('farebox.ticket_queue_floor', v_floor), setval('farebox.ticket_queue_next_floor', v_floor);
       end if;
       -- An idle worker whose look costs nothing writes nothing.
       if v_lowest is not null or v_sweep > v_clock + 100 then
@@ -60,30 +66,38 @@ begin
       limit p_limit - cardinality(v_due)
       for update skip locked
     ) as c;
-    if v_first > v_floor then
-      v_floor := v_first;
-      perform setval('farebox.ticket_queue_floor', v_floor);
+    if v_first is not null and (v_clock >= v_tick or v_tick > v_clock + 60000) then
+      perform setval('farebox.ticket_queue_tick', v_clock + 50);
+      if v_next_floor > v_floor then
+        perform setval('farebox.ticket_queue_floor', least(v_next_floor, v_first));
+      end if;
+      perform setval('farebox.ticket_queue_next_floor', v_first);
     end if;
     ids := v_due || v_line;
 
     if ids = '{}' then
-      if not v_may_sweep or v_sweep > v_clock + 50 then
+      if not v_sleeps then
+        -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
+        perform setval('farebox.ticket_queue_bell', 1);
+        v_sleeps := true;
+      elsif v_may_sweep and v_sweep <= v_clock + 50 then
+        v_sweep := 0;  -- it costs little and makes sure
+      else
         ids := null;
         return;
       end if;
-      v_sweep := 0;  -- it costs little and makes sure
     else
       exit when v_paused = '{}';
       update farebox.ticket_queue as q
       set rank = null, ready_at = null
-      where q.id = any (ids) and q.company_id = any (v_paused);
+      where q.id = any (ids) and v_paused @> array[q.company_id];  -- written so that no index serves but that of ids
       exit when not found;
       v_is_plain := false;
       v_due := '{}';
       ids := array(
         select i.id
         from unnest(ids) with ordinality as i(id, ordinal)
-        join farebox.ticket_queue as q on q.id = i.id
+        cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q
         where q.company_id <> all (v_paused)
         order by i.ordinal);
       exit when ids <> '{}';
@@ -102,7 +116,7 @@ begin
     ids := array(
       select i.id
       from unnest(ids) with ordinality as i(id, ordinal)
-      join farebox.ticket_queue as q on q.id = i.id
+      cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q
       where (q.together is null) = v_is_plain
       order by i.ordinal
       limit case when not v_is_plain then v_together end);
@@ -110,7 +124,7 @@ begin
   batch := '[' || (
     select string_agg(q.request::text, ',' order by i.ordinal)
     from unnest(ids) with ordinality as i(id, ordinal)
-    join farebox.ticket_queue as q on q.id = i.id) || ']';
+    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q) || ']';
 end
 $$;
 

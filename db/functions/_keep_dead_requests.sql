@@ -16,7 +16,7 @@ begin
     select distinct on (f.fingerprint, r.reason)
       q.id, q.request, r.reason, r.detail, f.fingerprint, count(*) over (partition by f.fingerprint, r.reason)::int as times
     from unnest(p_queue_ids, p_reasons, p_details) as r(id, reason, detail)
-    join farebox.ticket_queue as q on q.id = r.id
+    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = r.id offset 0) as q
     cross join lateral (select sha256(convert_to(q.request::text, 'UTF8')) as fingerprint) as f
     order by f.fingerprint, r.reason, q.id
   ) as k

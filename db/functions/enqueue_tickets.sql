@@ -12,6 +12,7 @@ set standard_conforming_strings = on
 -- As create_tickets: the plans must not hang on statistics, least of all those of a table that is empty now and long then.
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_sort = off
 set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
@@ -56,7 +57,7 @@ begin
     select d.company_id, d.requests, coalesce((
       select q.rank from farebox.ticket_queue as q
       where q.company_id = d.company_id and q.rank > v_floor
-      order by q.rank desc
+      order by q.rank desc nulls last
       limit 1), v_floor) as rank
     from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
   ) as l on l.company_id = x.company_id;

@@ -21,11 +21,6 @@ begin
   perform farebox._check_limit(p_limit, 10000);
 
   v_claim := farebox._claim_requests(p_limit);
-  if v_claim.ids is null and (select b.last_value from farebox.ticket_queue_bell as b) <> 1 then
-    -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
-    perform setval('farebox.ticket_queue_bell', 1);
-    v_claim := farebox._claim_requests(p_limit);
-  end if;
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;

@@ -40,7 +40,8 @@ begin
   v_settled := array(
     select i.ordinal::int
     from unnest(p_queue_ids) with ordinality as i(id, ordinal)
-    where not exists (select from farebox.ticket_queue as q where q.id = i.id));
+    left join lateral (select q.id from farebox.ticket_queue as q where q.id = i.id offset 0) as q on true
+    where q.id is null);
   if v_settled = '{}' then
     return;
   end if;
