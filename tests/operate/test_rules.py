@@ -96,14 +96,14 @@ CASES: dict[str, tuple[list[Series], list[Series]]] = {
     "FareboxDuplicatesUnusual": (
         [
             {
-                "farebox_tickets_found_again_total": "0+600x30",
+                "farebox_tickets_found_again_total": "0+1100x30",
                 'farebox_rows_written_total{table="tickets",operation="insert"}': "0+500x30",
             },
             {_DRIVER % "duplicate": "0+600x30", _DRIVER % "created": "0+500x30"},
         ],
         [
             {
-                "farebox_tickets_found_again_total": "0+400x30",
+                "farebox_tickets_found_again_total": "0+900x30",
                 'farebox_rows_written_total{table="tickets",operation="insert"}': "0+500x30",
             },
             {_DRIVER % "duplicate": "0+400x30", _DRIVER % "created": "0+500x30"},

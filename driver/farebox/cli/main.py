@@ -7,6 +7,7 @@ import logging
 import click
 
 from farebox.cli.catalog import code, company, route
+from farebox.cli.completion import completion
 from farebox.cli.demo import demo
 from farebox.cli.doctor import doctor
 from farebox.cli.embedded import down, up
@@ -49,6 +50,7 @@ for _command in (
     *(create, import_payments),
     *(unapplied, records, verify),
     *(doctor, maintain, metrics, top),
+    completion,
 ):
     cli.add_command(_command)
 

@@ -24,10 +24,11 @@ from farebox.monitoring.board import Reading, Rows, read
 
 _SORTS: Final[dict[str, Callable[[dict[str, object]], tuple[float, str]]]] = {
     "tickets": lambda row: (-_number(row["tickets"]), str(row["name"])),
-    "waiting": lambda row: (-_number(row.get("queued")), str(row["name"])),
+    "waiting": lambda row: (-_number(row.get("waits")), str(row["name"])),
     "name": lambda row: (0, str(row["name"])),
 }
 _ROWS: Final = 8
+_UNITS: Final = {"waits": " s"}
 
 
 @click.command(short_help="Watch what goes on, live.")
@@ -127,7 +128,7 @@ def picture(now: Reading, before: Reading | None, sort: str, *, is_paused: bool)
         return Group(title, Text("the database does not answer; trying again", style="bold red"), keys)
     boxes = [_selling(now, before), _batches(now, before), _queue(now), _server(now)]
     lists = [
-        _list("companies, newest tickets", now.companies, sort, ("name", "tickets", "queued")),
+        _list("companies, newest tickets", now.companies, sort, ("name", "tickets", "queued", "waits")),
         _list("hot codes", now.codes, sort, ("name", "tickets", "used", "total")),
     ]
     parts: list[RenderableType] = [title, Columns(boxes), Columns(lists)]
@@ -203,7 +204,12 @@ def _list(title: str, rows: Rows, sort: str, keys: tuple[str, ...]) -> Panel:
         table.add_column(key, justify="left" if key == "name" else "right", overflow="ellipsis", max_width=28)
     for row in sorted(rows, key=_SORTS[sort])[:_ROWS]:
         table.add_row(
-            *(printable(str(row[key])) if key == "name" else _shown(_number(row[key]), 0) for key in keys)
+            *(
+                printable(str(row[key]))
+                if key == "name"
+                else _shown(_number(row[key]), 0, _UNITS.get(key, ""))
+                for key in keys
+            )
         )
     return Panel(
         table if rows else Text("nobody", style="dim"), title=title, title_align="left", expand=False

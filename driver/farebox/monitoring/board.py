@@ -81,7 +81,11 @@ def read(dsn: str) -> Reading:
                 server = f"PostgreSQL {conn.info.server_version // 10000}, {conn.info.dbname}"
                 locks = conn.execute(_LOCKS.encode()).fetchall()
                 activity = conn.execute("select * from farebox.metrics_activity()").fetchall()
-                companies = [row for row in activity if row["kind"] == "company"]
+                companies = [
+                    row | {"waits": row["oldest_age"].total_seconds() if row["oldest_age"] else 0.0}
+                    for row in activity
+                    if row["kind"] == "company"
+                ]
                 codes = [row for row in activity if row["kind"] == "code"]
         except psycopg.Error:
             # Lost in between, locked, not migrated or not allowed: the rest is shown.

@@ -28,7 +28,7 @@ HELP: Final[dict[str, str]] = {
     "farebox_group_up": "Whether this group of metrics could be read",
     "farebox_scrape_seconds": "How long reading all groups took",
     "farebox_rows_written_total": "Rows written by table and operation; tickets/insert: tickets made",
-    "farebox_tickets_found_again_total": "Tickets found by payments that had one: duplicates, conflicts",
+    "farebox_tickets_found_again_total": "Look-ups of tickets by payments that had one, one or two each",
     "farebox_rows_estimate": "Rows of each table as of its last analyze",
     "farebox_tickets_pending_estimate": "Pending tickets as of the last analyze",
     "farebox_last_ticket_timestamp_seconds": "When the newest ticket was created",
