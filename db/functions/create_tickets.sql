@@ -98,8 +98,8 @@ begin
   v_has_unapplied := exists (
     select from unnest(v_requests) as r
     cross join lateral (
-      select from farebox.unapplied_payments as u
-      where u.monime_transaction_id = r.transaction_id and u.resolved_at is null offset 0) as u);
+      select u.resolved_at from farebox.unapplied_payments as u where u.monime_transaction_id = r.transaction_id offset 0) as u
+    where u.resolved_at is null);
 
   -- The short way of what nearly all batches are: every element became a ticket.
   if v_created = v_length and not v_has_unapplied then
