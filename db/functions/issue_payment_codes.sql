@@ -8,6 +8,10 @@ returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_element record;

@@ -61,8 +61,8 @@ begin
       left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
       left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
       left join lateral (
-        select u.reason from farebox.unapplied_payments as u
-        where u.monime_transaction_id = e.transaction_id and u.resolved_at is null offset 0) as u on true
+        select u.reason, u.resolved_at from farebox.unapplied_payments as u
+        where u.monime_transaction_id = e.transaction_id offset 0) as u on u.resolved_at is null
       offset 0
     )
     select
