@@ -51,6 +51,7 @@
 \ir functions/apply_unapplied_payments.sql
 \ir functions/upsert_companies.sql
 \ir functions/upsert_routes.sql
+\ir functions/_lock_codes.sql
 \ir functions/issue_payment_codes.sql
 \ir functions/cancel_payment_codes.sql
 \ir functions/expire_payment_codes.sql

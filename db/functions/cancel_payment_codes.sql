@@ -16,11 +16,7 @@ as $$
 begin
   perform farebox._batch_length(p_batch);
 
-  perform from farebox.payment_codes as k
-  where k.code = any (array(
-    select farebox._jsonb_text(farebox._json_object(e.value), 'code') from json_array_elements(p_batch) as e))
-  order by k.id
-  for no key update;
+  perform farebox._lock_codes(p_batch);
 
   return query
     with element as materialized (

@@ -24,11 +24,7 @@ begin
   perform farebox._batch_length(p_batch);
 
   -- The issued codes of the batch are locked first, in the one order that create_tickets locks them in.
-  perform from farebox.payment_codes as k
-  where k.code = any (array(
-    select farebox._jsonb_text(farebox._json_object(e.value), 'code') from json_array_elements(p_batch) as e))
-  order by k.id
-  for no key update;
+  perform farebox._lock_codes(p_batch);
 
   -- A loop, because a code may stand in the batch twice and the second change builds on the first. New codes are inserted in the
   -- order of the code, so that two callers wait in one direction.
