@@ -1,0 +1,111 @@
+"""One processing connection of a worker: whole batches, or single requests with care after a crash."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+
+from farebox._dsn import Target
+from farebox._wire import is_pooled
+from farebox.calls import Call
+from farebox.errors import FareboxError, TransientError, map_error
+from farebox.queue_calls import BEGIN_QUEUED_REQUEST, PROCESS_QUEUED_REQUEST, PROCESS_TICKET_QUEUE
+from farebox.queue_models import BatchCounts
+
+R = TypeVar("R")
+
+MOST_CARE: Final = 10_000
+NOTHING: Final = BatchCounts(taken=0, created=0, duplicates=0, conflicts=0, rejected=0, retried=0, dead=0)
+
+
+class Session:
+    """A connection that processes the queue, opened when it is first used and again after it was lost.
+
+    A request that kills the session leaves no trace in it: whatever the transaction had written about it
+    is gone. So after each start and each failure the session is careful: the next requests, as many as
+    may have been in the failed batch, are processed one by one, and each one's attempt is counted and
+    committed before it is made. Only what kills its session alone is ever blamed, and after three times
+    it is given up. If it fails again before it has come through, others have pushed in front: it then is
+    careful for twice as many.
+    """
+
+    def __init__(self, target: Target, batch_size: int) -> None:
+        self._target = target
+        self._batch_size = batch_size
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._next_care = batch_size
+        self._settled = 0  # since the last failure
+        self.careful = batch_size
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
+    async def step(self) -> BatchCounts:
+        """Process one batch, or one request with care; `taken` is 0 when nothing is ready.
+
+        Raises what `farebox.errors` makes of the error. All was put back then; call again after a pause.
+        """
+        try:
+            counts = await self._careful_step() if self.careful else await self._batch()
+        except FareboxError:
+            self._failed()
+            raise
+        self._settled += counts.taken
+        if self._settled > 100 * self._batch_size:
+            self._next_care = self._batch_size
+        return counts
+
+    async def close(self) -> None:
+        """Disconnect."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _batch(self) -> BatchCounts:
+        [counts] = await self._call(PROCESS_TICKET_QUEUE, self._batch_size)
+        return counts
+
+    async def _careful_step(self) -> BatchCounts:
+        begun = await self._call(BEGIN_QUEUED_REQUEST)
+        if not begun:
+            return NOTHING
+        [counts] = await self._call(PROCESS_QUEUED_REQUEST, begun[0])
+        self.careful -= 1
+        # Somebody else has taken it in between: what counts is that there was something.
+        return counts if counts.taken else counts.model_copy(update={"taken": 1})
+
+    def _failed(self) -> None:
+        self.careful = self._next_care
+        self._next_care = min(2 * self._next_care, MOST_CARE)
+        self._settled = 0
+
+    async def _call(self, call: Call[R], *arguments: object) -> list[R]:
+        failure: FareboxError
+        try:
+            if self._connection is None:
+                self._connection = await self._connect()
+            cursor = psycopg.AsyncRawCursor(self._connection, row_factory=dict_row)
+            await cursor.execute(call.sql.encode(), arguments)
+            return call.load(await cursor.fetchall())
+        except psycopg.Error as error:
+            failure = map_error(error)
+        if self._connection is not None and (self._connection.closed or failure.sqlstate == "25006"):
+            # Closed, or a server that has become a standby: another connection finds the new primary.
+            await self.close()
+            if not isinstance(failure, TransientError):
+                failure = TransientError(str(failure.args[0]), sqlstate=failure.sqlstate)
+        raise failure
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        connection = await psycopg.AsyncConnection.connect(self._target.conninfo, autocommit=True)
+        try:
+            if await is_pooled(connection):
+                connection.prepare_threshold = None
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
