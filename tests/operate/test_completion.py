@@ -26,8 +26,8 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     program.chmod(0o755)
     script = farebox("completion", "bash").out
     ask = (
-        'COMPREPLY=(); COMP_WORDS=("${words[@]}"); COMP_CWORD=$((${#words[@]} - 1)); _farebox_completion farebox;'
-        ' echo "${COMPREPLY[@]}"'
+        'COMPREPLY=(); COMP_WORDS=("${words[@]}"); COMP_CWORD=$((${#words[@]} - 1));'
+        ' _farebox_completion farebox; echo "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
         [bash, "-c", f"{script}\nwords=(farebox doc); {ask}\nwords=(farebox doctor --qui); {ask}"],

@@ -4,7 +4,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -105,7 +105,7 @@ class Load:
             self._fail(error)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Generator[None]:
         company = self._db.company()
         route = self._db.route(company)
         code = self._db.code(company, 1_000_000)

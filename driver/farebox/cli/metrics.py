@@ -74,8 +74,12 @@ def _serve(session: Session, groups: tuple[str, ...], address: str) -> None:
         ) from None
     host = match[1] or match[2]
     stop = threading.Event()
+
+    def end(_number: int, _frame: object) -> None:
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     with served(session.dsn, host, int(match[3]), groups) as port:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{port}/metrics"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -111,7 +111,7 @@ class Context:
         return self.row("select to_regprocedure(%s) is not null as yes", [signature])["yes"] is True
 
     @contextmanager
-    def patience(self, limit: timedelta, *, setting: str = "statement_timeout") -> Iterator[None]:
+    def patience(self, limit: timedelta, *, setting: str = "statement_timeout") -> Generator[None]:
         """One transaction, in which a statement that takes longer (or waits longer for a lock) raises."""
         with self.conn.transaction():
             milliseconds = round(limit.total_seconds() * 1000)

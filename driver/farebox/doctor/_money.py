@@ -32,7 +32,11 @@ def _queue(context: Context) -> Iterator[Found]:
     elif size and not workers:
         yield Level.WARNING, f"{size:,} requests are queued and no worker is connected", "farebox worker"
     if dead:
-        yield Level.WARNING, f"{dead:,} dead requests are in the queue", "select * from farebox.list_dead_requests(); -- then retry_queued_requests or drop_queued_requests"
+        yield (
+            Level.WARNING,
+            f"{dead:,} dead requests are in the queue",
+            "select * from farebox.list_dead_requests(); -- then retry_queued_requests or drop_queued_requests",
+        )
 
 
 @check(

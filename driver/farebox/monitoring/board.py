@@ -75,12 +75,13 @@ def read(dsn: str) -> Reading:
     if values.get(("farebox_up", frozenset())) == 1:
         try:
             with psycopg.connect(
-                Target(dsn).conninfo, autocommit=True, application_name="farebox top", row_factory=dict_row
+                Target(dsn).conninfo, autocommit=True, application_name="farebox top"
             ) as conn:
                 conn.prepare_threshold = None
+                cursor = conn.cursor(row_factory=dict_row)
                 server = f"PostgreSQL {conn.info.server_version // 10000}, {conn.info.dbname}"
-                locks = conn.execute(_LOCKS.encode()).fetchall()
-                activity = conn.execute("select * from farebox.metrics_activity()").fetchall()
+                locks = cursor.execute(_LOCKS.encode()).fetchall()
+                activity = cursor.execute("select * from farebox.metrics_activity()").fetchall()
                 companies = [
                     row | {"waits": row["oldest_age"].total_seconds() if row["oldest_age"] else 0.0}
                     for row in activity

@@ -113,7 +113,7 @@ def collect(dsn: str, groups: Sequence[str] = GROUPS) -> list[Family]:
     add("farebox_info", 1, {"version": version("farebox")})
     try:
         with psycopg.connect(
-            Target(dsn).conninfo, autocommit=True, application_name="farebox metrics", row_factory=dict_row
+            Target(dsn).conninfo, autocommit=True, application_name="farebox metrics"
         ) as conn:
             conn.prepare_threshold = None
             add("farebox_up", 1)
@@ -153,13 +153,14 @@ def render(families: Iterable[Family]) -> str:
 Reading = tuple[str, Mapping[str, str], float]
 
 
-def _rows(conn: psycopg.Connection[dict[str, Any]], group: str) -> Iterator[Reading]:
-    for row in conn.execute(f"select * from farebox.metrics_{group}()".encode()):
+def _rows(conn: psycopg.Connection[Any], group: str) -> Iterator[Reading]:
+    query = f"select * from farebox.metrics_{group}()"
+    for row in conn.cursor(row_factory=dict_row).execute(query.encode()):
         yield row["metric"], {key: str(value) for key, value in row["labels"].items()}, row["value"]
 
 
-def _queue(conn: psycopg.Connection[dict[str, Any]]) -> Iterator[Reading]:
-    [row] = conn.execute("select * from farebox.queue_metrics()")
+def _queue(conn: psycopg.Connection[Any]) -> Iterator[Reading]:
+    [row] = conn.cursor(row_factory=dict_row).execute("select * from farebox.queue_metrics()")
     yield "farebox_queue_size", {}, row["size"]
     yield "farebox_queue_oldest_seconds", {}, row["oldest_age"].total_seconds() if row["oldest_age"] else 0
     for state in ("ready", "delayed", "paused"):
