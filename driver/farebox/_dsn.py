@@ -44,8 +44,8 @@ class Target:
         host, port = str(given.get("host") or ""), str(given.get("port") or "")
         dbname = str(given.get("dbname") or "")
         if "@" in host + dbname or (not port.replace(",", "").isdigit() and port):
-            # An '@' or '/' in a password cuts the URI in the wrong places, and the rest of the password would
-            # show up as the name of a host or a database.
+            # An '@' or '/' in a password cuts the URI in the wrong places, and the rest of the password
+            # would show up as the name of a host or a database.
             raise ConfigurationError(
                 "the DSN names no proper host, port and database",
                 hint="percent-encode special characters in the password: @ is %40, / is %2F",

@@ -12,7 +12,6 @@ import copy
 import math
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -133,14 +132,12 @@ class Share:
 class Unit:
     """One statement to send: the callers it answers and how often it failed."""
 
-    __slots__ = ("abandon", "call", "callers", "deadline", "share")
+    __slots__ = ("call", "callers", "share")
 
     def __init__(self, call: Call[Any], callers: list[Caller], share: Share | None) -> None:
         self.call = call
         self.callers = callers
         self.share = share
-        self.deadline = max(caller.deadline for caller in callers)
-        self.abandon: Callable[[], None] | None = None
         for caller in callers:
             caller.unit = self
 

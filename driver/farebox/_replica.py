@@ -45,7 +45,7 @@ class Reader:
         replica = self._replica
         if replica is None or consistency == "primary" or self._loop.time() < self._rests_until:
             return await self._primary.run(call, parameters, self._patience)
-        timeout = self._patience.timeout
+        timeout, start = self._patience.timeout, self._loop.time()
         patience = replace(
             self._patience, attempts=1, timeout=None if timeout is None else timeout * _SHARE_OF_TIME
         )
@@ -56,7 +56,8 @@ class Reader:
             pass
         except (TransientError, ConfigurationError, NotMigratedError):
             self._rests_until = self._loop.time() + REST_SECONDS
-        return await self._primary.run(call, parameters, self._patience)
+        rest = None if timeout is None else timeout - (self._loop.time() - start)
+        return await self._primary.run(call, parameters, replace(self._patience, timeout=rest))
 
     async def _own_writes(self) -> int | None:
         """A position in the log behind everything this client has written.

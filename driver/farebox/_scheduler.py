@@ -9,10 +9,11 @@ between reading and writing state.
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +26,7 @@ from farebox.calls import Call
 from farebox.errors import (
     BusyError,
     ClosedError,
+    ConfigurationError,
     DatabaseError,
     DeadlineExceededError,
     FareboxError,
@@ -37,6 +39,7 @@ R = TypeVar("R")
 _UNANSWERED = "no answer in time; whether the call took effect is unknown"
 _UNSENT = "not sent in time: nothing happened"
 _AGAIN = "the same call again is safe, and tells"
+_WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,12 @@ class Limits:
 
 @dataclass(slots=True)
 class _Link:
+    """A connection, with what is in flight on it, oldest first."""
+
     lane: Lane
-    shared: int = 0  # shared batches in flight
+    units: dict[Unit, None] = field(default_factory=dict["Unit", None])
+    shared: int = 0  # how many of them are shared batches
+    forsaken: Unit | None = None  # the oldest, if nobody waited for it when last looked at
 
 
 class Scheduler:
@@ -86,6 +93,7 @@ class Scheduler:
         self._shares_first = True
         self._closed = False
         self._quiet: asyncio.Future[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self.writes = 0  # answered calls that may have changed something
 
     # -- what callers do ----------------------------------------------------------------------------------
@@ -126,12 +134,16 @@ class Scheduler:
             share.waiting.clear()
         for place in self._parked:
             if not place.done():
-                place.set_exception(error)
+                place.set_exception(copy.copy(error))
         if any(lane.in_flight for lane in self._links):
             self._quiet = self._loop.create_future()
             await asyncio.wait([self._quiet], timeout=grace)
         for lane in list(self._links):
             lane.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._connecting:
+            await asyncio.wait(self._connecting, timeout=grace)
 
     def abandon(self) -> None:
         """Disconnect after the event loop was closed."""
@@ -191,14 +203,8 @@ class Scheduler:
                 self._waiting += 1
 
     def _expire(self, caller: Caller) -> None:
-        unit = caller.unit
-        abandon = None if unit is None else unit.abandon
-        caller.fail(
-            DeadlineExceededError(_UNANSWERED if abandon or caller.failures else _UNSENT, hint=_AGAIN)
-        )
-        if unit is not None and abandon is not None and caller.deadline >= unit.deadline:
-            # The last who waited: either the statement hangs, or the connection is dead and nobody said so.
-            abandon()
+        sent = caller.failures > 0 or any(caller.unit in link.units for link in self._links.values())
+        caller.fail(DeadlineExceededError(_UNANSWERED if sent else _UNSENT, hint=_AGAIN))
 
     # -- from callers to connections ----------------------------------------------------------------------
 
@@ -263,8 +269,10 @@ class Scheduler:
         return None
 
     def _send(self, link: _Link, unit: Unit) -> None:
+        link.units[unit] = None
         link.shared += unit.share is not None
-        unit.abandon = link.lane.abort
+        if self._watch is None:
+            self._watch = self._loop.call_later(_WATCH_SECONDS, self._look_after)
         position = unit.callers[0].position
         link.lane.send(
             Statement(unit.call, unit.parameters, partial(self._answered, link, unit), position=position)
@@ -273,8 +281,8 @@ class Scheduler:
     # -- from connections to callers ----------------------------------------------------------------------
 
     def _answered(self, link: _Link, unit: Unit, statement: Statement, answer: Rows | FareboxError) -> None:
+        del link.units[unit]
         link.shared -= unit.share is not None
-        unit.abandon = None
         attempt = unit.failures + 1
         models: list[Any] = []
         error = answer if isinstance(answer, FareboxError) else None
@@ -288,7 +296,13 @@ class Scheduler:
             waited = statement.sent_at - min(caller.queued_at for caller in unit.callers)
             self._observer.batch(
                 self._target,
-                unit.call.function, len(unit.callers), attempt, waited, now - statement.sent_at, models, error
+                unit.call.function,
+                len(unit.callers),
+                attempt,
+                waited,
+                now - statement.sent_at,
+                models,
+                error,
             )
         if error is not None:
             self._failed(unit, error)
@@ -335,6 +349,24 @@ class Scheduler:
             self._quiet.set_result(None)
         self._wake()
 
+    def _look_after(self) -> None:
+        """Give up connections whose oldest statement nobody has waited for since the last look.
+
+        Either it waits for a lock, or the connection is dead and nobody said so; its callers were
+        cancelled or are out of time, and others need the connection.
+        """
+        self._watch = None
+        for link in list(self._links.values()):
+            oldest = next(iter(link.units), None)
+            if oldest is None or not all(caller.future.done() for caller in oldest.callers):
+                link.forsaken = None
+            elif link.forsaken is not oldest:
+                link.forsaken = oldest
+            else:
+                link.lane.abort()
+        if any(link.units for link in self._links.values()):
+            self._watch = self._loop.call_later(_WATCH_SECONDS, self._look_after)
+
     def _connect_as_needed(self) -> None:
         """Open connections while work waits that none of the open ones can take."""
         if self._loop.time() < self._connect_after or (self._connecting and not self._links):
@@ -366,6 +398,8 @@ class Scheduler:
             lane = await Lane.open(self._target, prepare=self._prepare, on_change=self._on_change)
         except FareboxError as error:
             self._refused(error)
+        except Exception as error:  # Not psycopg's: whatever it is, callers must not wait for it.
+            self._refused(ConfigurationError(f"cannot connect: {type(error).__name__}"))
         else:
             self._refusals = 0
             if self._closed:

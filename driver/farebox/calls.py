@@ -132,9 +132,10 @@ LIST_UNAPPLIED_PAYMENTS = Call(
     UnappliedPayment,
 )
 
-# Two positions in the write-ahead log, in bytes: behind every answered commit of this server, and what it has
-# replayed. Commits are flushed before they are answered unless the session was told otherwise; what lies
-# behind the flushed part (hints, pruning) can stay there for a while, and is nothing to wait for.
+# Two positions in the write-ahead log, in bytes: behind every answered commit of this server, and what
+# it has replayed. Commits are flushed before they are answered unless the session was told otherwise;
+# what lies behind the flushed part (hints, pruning) can stay there for a while, and is nothing to wait
+# for.
 WRITTEN = Call(
     "wal_written",
     (),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
@@ -181,8 +182,9 @@ class AsyncFarebox:
         for _ in chunker.check(tickets):
             await asyncio.sleep(0)  # A million validations must not stop the event loop.
         outcomes: list[TicketOutcome] = []
-        async for answered in self._create_chunks(chunker.cut_stream(tickets), ordered):
-            outcomes += answered
+        async with aclosing(self._create_chunks(chunker.cut_stream(tickets), ordered)) as answers:
+            async for answered in answers:
+                outcomes += answered
         return CreateResult(tuple(outcomes))
 
     async def stream_tickets(
@@ -192,7 +194,7 @@ class AsyncFarebox:
         strict: bool | None = None,
         chunk_size: int = DEFAULT_CHUNK,
         ordered: bool = False,
-    ) -> AsyncIterator[TicketOutcome]:
+    ) -> AsyncGenerator[TicketOutcome, None]:
         """`create_tickets` for millions: takes from `tickets` as it goes, in constant memory.
 
         Yields one outcome for each input, in order. An error (also from `tickets` itself, or
@@ -200,9 +202,10 @@ class AsyncFarebox:
         the same call again tells.
         """
         chunks = Chunker(chunk_size, strict=self.strict(strict)).cut_stream(tickets)
-        async for answered in self._create_chunks(chunks, ordered):
-            for outcome in answered:
-                yield outcome
+        async with aclosing(self._create_chunks(chunks, ordered)) as answers:
+            async for answered in answers:
+                for outcome in answered:
+                    yield outcome
 
     async def record_missing_transactions(self, limit: int = 1000) -> int:
         """Write up to `limit` missing money records; how many were written."""
@@ -382,7 +385,8 @@ class AsyncFarebox:
 
     def width(self, ordered: bool) -> int:
         """How many chunks of a list may be under way at once."""
-        # Twice what the pipelines hold: the oldest is waited for, and the others must not run dry meanwhile.
+        # Twice what the pipelines hold: the oldest is waited for, and the others must not run dry
+        # meanwhile.
         return 1 if ordered else 2 * self._settings.connections * self._settings.pipeline
 
     async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
@@ -397,7 +401,7 @@ class AsyncFarebox:
 
     async def _create_chunks(
         self, chunks: AsyncIterator[Chunk], ordered: bool
-    ) -> AsyncIterator[list[TicketOutcome]]:
+    ) -> AsyncGenerator[list[TicketOutcome], None]:
         window = Window[asyncio.Task[list[TicketOutcome]]](self.width(ordered))
         try:
             async for chunk in chunks:

@@ -58,7 +58,10 @@ def check_many(model: type[Request], values: Sequence[Element], first: int = 1) 
 
 
 def dump_many(model: type[Request], values: Sequence[Element], first: int = 1) -> bytes:
-    """The JSON array of the elements as they are. Raises `InvalidRequestError` for what has no JSON form."""
+    """The JSON array of the elements as they are.
+
+    Raises `InvalidRequestError` for what has no JSON form.
+    """
     if not any(isinstance(value, Request | bytes) for value in values):
         try:
             return to_json(values, inf_nan_mode="strings")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,6 +65,10 @@ class _Engine:
     async def _close(self, front: AsyncFarebox, grace: float) -> None:
         try:
             await front.close(grace)
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
         finally:
             self.loop.stop()
 
@@ -165,7 +169,7 @@ class Farebox:
         strict: bool | None = None,
         chunk_size: int = DEFAULT_CHUNK,
         ordered: bool = False,
-    ) -> Iterator[TicketOutcome]:
+    ) -> Generator[TicketOutcome, None, None]:
         """`create_tickets` for millions: takes from `tickets` as it goes, in constant memory.
 
         Yields one outcome for each input, in order. An error (also from `tickets` itself, or

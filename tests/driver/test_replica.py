@@ -152,9 +152,10 @@ def test_a_replica_that_hangs_is_left_alone_for_a_while(
         events.clear()
         for _ in range(5):
             assert client("get_ticket", ticket_id).id == ticket_id
-        # The hanging one was given a share of the first call's time; after that nobody asked it.
+        client("close", 0)
+        # Closing ends what is still under way: the hanging one was asked once, for a share of the time.
         answers = [event for event in events if isinstance(event, BatchEvent)]
-        assert [event.error is None for event in answers] == [False, True, True, True, True, True]
+        assert sorted(event.error is None for event in answers) == [False, True, True, True, True, True]
         proxy.go_on()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -215,6 +217,16 @@ async def test_a_full_queue_makes_callers_wait_in_order_and_counts_no_one_twice(
     shop.assert_sound(24)
 
 
+async def test_neither_does_one_whose_callers_were_cancelled(shop: Shop) -> None:
+    async with AsyncFarebox(shop.dsn, connections=1) as farebox:
+        blocker = shop.payment()
+        with shop.hold(blocker):
+            call = asyncio.create_task(farebox.create_ticket(blocker))
+            await until_blocked(shop)
+            call.cancel()
+            assert (await farebox.create_ticket(shop.payment())).outcome == "created"
+
+
 async def test_single_calls_are_not_starved_by_a_long_list(shop: Shop) -> None:
     async with AsyncFarebox(shop.dsn, connections=1) as farebox:
         await farebox.create_ticket(shop.payment())
@@ -230,7 +242,7 @@ async def test_single_calls_are_not_starved_by_a_long_list(shop: Shop) -> None:
 async def test_a_stream_takes_only_as_much_as_it_has_under_way(shop: Shop) -> None:
     taken = 0
 
-    def endless() -> object:
+    def endless() -> Iterator[dict[str, Any]]:
         nonlocal taken
         while True:
             taken += 1
@@ -238,24 +250,24 @@ async def test_a_stream_takes_only_as_much_as_it_has_under_way(shop: Shop) -> No
 
     async with AsyncFarebox(shop.dsn, connections=2, pipeline=2) as farebox:
         ordinals: list[int] = []
-        stream = farebox.stream_tickets(endless(), chunk_size=10)  # type: ignore[arg-type]
+        stream = farebox.stream_tickets(endless(), chunk_size=10)
         async for outcome in stream:
             ordinals.append(outcome.ordinal)
             assert taken <= outcome.ordinal + 10 * (2 * 2 * 2 + 1)
             if len(ordinals) == 500:
                 break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         assert all(later == earlier + 1 for earlier, later in pairwise(ordinals))
         assert (await farebox.create_ticket(shop.payment())).outcome == "created"
 
-    async def arriving() -> object:
+    async def arriving() -> AsyncIterator[dict[str, Any]]:
         for payment in payments:
             await asyncio.sleep(0)
             yield payment
 
     payments = shop.payments(25)
     async with AsyncFarebox(shop.dsn) as farebox:
-        outcomes = [o async for o in farebox.stream_tickets(arriving(), chunk_size=10)]  # type: ignore[arg-type]
+        outcomes = [o async for o in farebox.stream_tickets(arriving(), chunk_size=10)]
     assert [o.monime_transaction_id for o in outcomes] == [p["monime_transaction_id"] for p in payments]
 
 
