@@ -47,6 +47,14 @@ grant execute on function
   farebox.queue_metrics()
 to farebox_worker, farebox_admin;
 
+-- Workers alone: the queue.
+grant execute on function
+  farebox.process_ticket_queue(int),
+  farebox.begin_queued_request(),
+  farebox.process_queued_request(bigint)
+to farebox_worker;
+grant execute on procedure farebox.drain_ticket_queue(int, int) to farebox_worker;
+
 -- Administrators: companies, routes, codes, unapplied payments.
 grant execute on function
   farebox.upsert_companies(json),
