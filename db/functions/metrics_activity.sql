@@ -8,6 +8,7 @@ create function farebox.metrics_activity(p_tickets int default 1000)
 returns table (kind text, id uuid, name text, tickets bigint, used int, total int, queued bigint, oldest_age interval)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 -- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
 set lock_timeout = '1s'
 as $$

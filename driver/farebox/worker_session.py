@@ -16,6 +16,8 @@ from farebox.queue_models import BatchCounts
 
 R = TypeVar("R")
 
+APPLICATION_NAME: Final = "farebox worker"
+"""By this name `farebox metrics` and `farebox doctor` count the workers."""
 MOST_CARE: Final = 10_000
 NOTHING: Final = BatchCounts(taken=0, created=0, duplicates=0, conflicts=0, rejected=0, retried=0, dead=0)
 
@@ -101,7 +103,9 @@ class Session:
         raise failure
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = await psycopg.AsyncConnection.connect(self._target.conninfo, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(
+            self._target.conninfo, autocommit=True, application_name=APPLICATION_NAME
+        )
         try:
             if await is_pooled(connection):
                 connection.prepare_threshold = None

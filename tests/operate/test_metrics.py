@@ -1,5 +1,6 @@
 """Metrics: what the SQL functions tell, the text format, the exporter, and what the driver itself counts."""
 
+import asyncio
 import json
 import re
 import signal
@@ -14,6 +15,7 @@ from farebox import Farebox
 from farebox.events import BatchEvent, ConnectionEvent, RetryEvent
 from farebox.metrics import DriverMetrics
 from farebox.monitoring.samples import GROUPS, HELP, Family, Sample, collect, render
+from farebox.worker import Worker
 from tests.cli.commands import farebox, start
 from tests.support.database import Database
 from tests.support.servers import VERSIONS, Farm, NotAvailableError, add_extension
@@ -245,3 +247,15 @@ def test_the_driver_counts_errors_and_retries() -> None:
     assert registry.get_sample_value("farebox_driver_errors_total", labels) == 1
     assert registry.get_sample_value("farebox_driver_retries_total", labels) == 1
     assert registry.get_sample_value("farebox_driver_connections", {"target": "postgresql://x/y"}) == 1
+
+
+async def test_a_worker_is_counted(db: Database) -> None:
+    """No worker is at work on a server that others share; this one is."""
+    before = value(collect(db.dsn, ["server"]), "farebox_workers")
+    worker = Worker(db.dsn, concurrency=2)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.run())
+        async with asyncio.timeout(60):
+            while value(collect(db.dsn, ["server"]), "farebox_workers") < before + 1:
+                await asyncio.sleep(0.01)
+        worker.stop()
