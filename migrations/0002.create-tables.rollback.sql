@@ -7,6 +7,8 @@ drop table farebox.ticket_queue;
 drop sequence farebox.ticket_queue_watch;
 drop sequence farebox.ticket_queue_bell;
 drop sequence farebox.ticket_queue_sweep;
+drop sequence farebox.ticket_queue_tick;
+drop sequence farebox.ticket_queue_next_floor;
 drop sequence farebox.ticket_queue_floor;
 drop sequence farebox.ticket_queue_ids;
 drop table farebox.company_logins;

@@ -281,8 +281,11 @@ reset role;
 set role farebox_owner;
 
 create sequence farebox.ticket_queue_ids as bigint;
--- Three numbers that all sessions share at once, whatever becomes of their transactions. They are hints: any value is safe.
+-- Numbers that all sessions share at once, whatever becomes of their transactions, and that leave no dead rows however often they
+-- change: what a table cannot do. They are hints: any value is safe.
 create sequence farebox.ticket_queue_floor as bigint minvalue 0 start 0;
+create sequence farebox.ticket_queue_next_floor as bigint minvalue 0 start 0;
+create sequence farebox.ticket_queue_tick as bigint minvalue 0 start 0;
 create sequence farebox.ticket_queue_sweep as bigint minvalue 0 start 0;
 create sequence farebox.ticket_queue_bell as bigint minvalue 0 start 0;
 create sequence farebox.ticket_queue_watch as bigint minvalue 0 start 0;
@@ -316,14 +319,16 @@ with (
 
 -- The line: who is next.
 create index idx_ticket_queue_line on farebox.ticket_queue (rank, id) where rank is not null;
--- The end of a company's own line, its requests in the lists, and those that are paused (without rank).
-create index idx_ticket_queue_company on farebox.ticket_queue (company_id, rank);
+-- The end of a company's own line, and its requests that are paused (without rank, at the other end).
+create index idx_ticket_queue_company on farebox.ticket_queue (company_id, rank nulls first);
 -- Those in backoff. Nearly always empty.
 create index idx_ticket_queue_delayed on farebox.ticket_queue (ready_at) where ready_at is not null;
 
 comment on sequence farebox.ticket_queue_ids is 'Numbers the queued requests';
 comment on sequence farebox.ticket_queue_floor is
   'Hint: no request in line is likely to have a lower rank; claims start here, new companies are ranked from here';
+comment on sequence farebox.ticket_queue_next_floor is 'Hint: what the floor will be at the next tick';
+comment on sequence farebox.ticket_queue_tick is 'Hint: when (epoch, ms) the floor may rise again';
 comment on sequence farebox.ticket_queue_sweep is 'Hint: when (epoch, ms) to look below the floor again';
 comment on sequence farebox.ticket_queue_bell is 'Hint: 1 while a worker sleeps, so that the next request wakes it';
 comment on sequence farebox.ticket_queue_watch is 'Hint: until when (epoch, ms) somebody waits for outcomes';
@@ -339,7 +344,7 @@ comment on column farebox.ticket_queue.together is 'At most so many are tried to
 comment on column farebox.ticket_queue.reason is 'Why the latest attempt failed: error_ and the SQLSTATE, or unfinished: the worker, its session or the server died';
 comment on column farebox.ticket_queue.request is 'The request, exactly as it came';
 comment on index farebox.idx_ticket_queue_line is 'Serves the claim: who is next';
-comment on index farebox.idx_ticket_queue_company is 'Serves the end of a company''s line and the lists';
+comment on index farebox.idx_ticket_queue_company is 'Serves the end of a company''s line, pausing and resuming it';
 comment on index farebox.idx_ticket_queue_delayed is 'Serves the requests in backoff';
 
 reset role;

@@ -490,8 +490,9 @@ begin
     left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
     left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
     left join lateral (
-      select true as is_open from farebox.unapplied_payments as u
-      where u.monime_transaction_id = e.transaction_id and u.resolved_at is null offset 0) as u on true
+      -- Not asked for in here: the index of all open payments would seem to serve as well.
+      select u.resolved_at is null as is_open from farebox.unapplied_payments as u
+      where u.monime_transaction_id = e.transaction_id offset 0) as u on true
     offset 0
   )
   select
@@ -503,7 +504,7 @@ begin
       case when c.is_own and c.differing <> '{}' then c.id end,
       case when c.is_own and c.differing <> '{}' then c.differing end,
       c.is_own and c.differing = '{}')::farebox.ticket_outcome order by c.ordinal),
-    bool_and(c.id is not null and c.is_open is null and c.has_letters and (c.is_recorded or not c.is_own or c.differing <> '{}'))
+    bool_and(c.id is not null and c.is_open is not true and c.has_letters and (c.is_recorded or not c.is_own or c.differing <> '{}'))
   into v_outcomes, v_is_replay
   from compared as c;
 
@@ -1198,8 +1199,8 @@ begin
   v_has_unapplied := exists (
     select from unnest(v_requests) as r
     cross join lateral (
-      select from farebox.unapplied_payments as u
-      where u.monime_transaction_id = r.transaction_id and u.resolved_at is null offset 0) as u);
+      select u.resolved_at from farebox.unapplied_payments as u where u.monime_transaction_id = r.transaction_id offset 0) as u
+    where u.resolved_at is null);
 
   -- The short way of what nearly all batches are: every element became a ticket.
   if v_created = v_length and not v_has_unapplied then
@@ -1311,6 +1312,10 @@ returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_batch json;
@@ -1348,6 +1353,10 @@ returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_element record;
@@ -1431,6 +1440,10 @@ returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_element record;
@@ -1506,6 +1519,30 @@ comment on function farebox.upsert_routes(json) is 'Adds and changes routes; one
 
 reset role;
 
+-- [copy of db/functions/_lock_codes.sql]
+-- Purpose: locks the issued codes that a catalog batch names, in the one order that create_tickets locks them in.
+-- Parameters: p_batch, an array of objects with a code.  Returns: nothing.  Locks: payment_codes (by id).
+set role farebox_owner;
+
+create function farebox._lock_codes(p_batch json)
+returns void
+language plpgsql volatile security invoker
+as $$
+declare
+  -- In two steps: asked for by code and wanted by id, the planner might read all codes by id instead of a few by code.
+  v_codes uuid[] := array(
+    select k.id
+    from (select distinct farebox._jsonb_text(farebox._json_object(e.value), 'code') as code from json_array_elements(p_batch) as e) as d
+    cross join lateral (select k.id from farebox.payment_codes as k where k.code = d.code offset 0) as k);
+begin
+  perform from farebox.payment_codes as k where k.id = any (v_codes) order by k.id for no key update;
+end
+$$;
+
+comment on function farebox._lock_codes(json) is 'Internal: locks the payment codes that a catalog batch names, by id';
+
+reset role;
+
 -- [copy of db/functions/issue_payment_codes.sql]
 -- Purpose: issues payment codes, and changes the limit or the end of issued ones. The code itself names the row, so a retry is harmless.
 -- Parameters: p_batch of {id?, company_id, route_id?, code, total_tickets, expires_at?}; on an issued code absent keys keep what is stored.
@@ -1517,6 +1554,10 @@ returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_element record;
@@ -1529,11 +1570,7 @@ begin
   perform farebox._batch_length(p_batch);
 
   -- The issued codes of the batch are locked first, in the one order that create_tickets locks them in.
-  perform from farebox.payment_codes as k
-  where k.code = any (array(
-    select farebox._jsonb_text(farebox._json_object(e.value), 'code') from json_array_elements(p_batch) as e))
-  order by k.id
-  for no key update;
+  perform farebox._lock_codes(p_batch);
 
   -- A loop, because a code may stand in the batch twice and the second change builds on the first. New codes are inserted in the
   -- order of the code, so that two callers wait in one direction.
@@ -1627,15 +1664,15 @@ returns setof farebox.catalog_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   perform farebox._batch_length(p_batch);
 
-  perform from farebox.payment_codes as k
-  where k.code = any (array(
-    select farebox._jsonb_text(farebox._json_object(e.value), 'code') from json_array_elements(p_batch) as e))
-  order by k.id
-  for no key update;
+  perform farebox._lock_codes(p_batch);
 
   return query
     with element as materialized (
@@ -1687,6 +1724,10 @@ returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   v_codes uuid[];
@@ -1719,6 +1760,10 @@ returns setof farebox.companies
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1745,6 +1790,10 @@ returns setof farebox.routes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1771,6 +1820,10 @@ returns setof farebox.payment_codes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1799,6 +1852,10 @@ returns setof farebox.unapplied_payments
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   perform farebox._check_limit(p_limit, 1000);
@@ -1829,6 +1886,10 @@ returns setof farebox.companies
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   return query select c.* from farebox.companies as c where c.id = p_company_id;
@@ -1850,6 +1911,10 @@ returns setof farebox.routes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   return query select r.* from farebox.routes as r where r.id = p_route_id and r.company_id = p_company_id;
@@ -1871,6 +1936,10 @@ returns setof farebox.payment_codes
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   return query
@@ -2244,6 +2313,7 @@ set standard_conforming_strings = on
 -- As create_tickets: the plans must not hang on statistics, least of all those of a table that is empty now and long then.
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_sort = off
 set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
@@ -2288,7 +2358,7 @@ begin
     select d.company_id, d.requests, coalesce((
       select q.rank from farebox.ticket_queue as q
       where q.company_id = d.company_id and q.rank > v_floor
-      order by q.rank desc
+      order by q.rank desc nulls last
       limit 1), v_floor) as rank
     from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
   ) as l on l.company_id = x.company_id;
@@ -2304,22 +2374,27 @@ reset role;
 
 -- [copy of db/functions/_claim_requests.sql]
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit.  Returns: their ids, null when there is nothing to do, and the requests as a JSON array. Those that must be
---   tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
+-- Parameters: p_limit.  Returns: their ids, null when there is nothing to do (then the next producer rings), and the requests as a
+--   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
 --   waiting (SKIP LOCKED: workers pass each other by); requests of paused companies leave the line.
 set role farebox_owner;
 
 create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)
 language plpgsql volatile security invoker
+-- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
+set enable_sort = off
 as $$
 declare
   -- Locked, so that resuming a company waits for those who have seen it paused; one that is being resumed is not paused.
   v_paused uuid[] := array(select p.company_id from farebox.ticket_queue_pauses as p for share skip locked);
   v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
+  v_next_floor bigint := (select n.last_value from farebox.ticket_queue_next_floor as n);
+  v_tick bigint := (select t.last_value from farebox.ticket_queue_tick as t);
   v_sweep bigint := (select s.last_value from farebox.ticket_queue_sweep as s);
   v_now timestamptz := farebox._now();
   v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
   v_may_sweep boolean := true;
+  v_sleeps boolean := (select b.last_value = 1 from farebox.ticket_queue_bell as b);
   v_lowest bigint;
   v_first bigint;
   v_due bigint[];
@@ -2338,16 +2413,17 @@ begin
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
     -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
-    -- would wade through them all. So it begins at the floor, which follows what was claimed. Below it can only be what came
-    -- back because a worker died, or was committed late: looked for as often as that takes a tenth of the time at most.
+    -- would wade through them all. So it begins at the floor, which follows what was claimed, 50 ms behind, lest a producer who
+    -- reads it now commits below it. What is below it all the same (its worker died, or it was committed still later) is looked for
+    -- as often as that takes a fiftieth of the time at most.
     if v_may_sweep and (v_clock >= v_sweep or v_sweep > v_clock + 60000) then
       v_may_sweep := false;
       v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank is not null order by q.rank limit 1);
       v_sweep := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
-      v_sweep := v_sweep + greatest(20, 10 * (v_sweep - v_clock));
+      v_sweep := v_sweep + greatest(20, 50 * (v_sweep - v_clock));
       if v_lowest < v_floor then
         v_floor := v_lowest;
-        perform setval('farebox.ticket_queue_floor', v_floor);
+        perform setval('farebox.ticket_queue_floor', v_floor), setval('farebox.ticket_queue_next_floor', v_floor);
       end if;
       -- An idle worker whose look costs nothing writes nothing.
       if v_lowest is not null or v_sweep > v_clock + 100 then
@@ -2365,30 +2441,38 @@ begin
       limit p_limit - cardinality(v_due)
       for update skip locked
     ) as c;
-    if v_first > v_floor then
-      v_floor := v_first;
-      perform setval('farebox.ticket_queue_floor', v_floor);
+    if v_first is not null and (v_clock >= v_tick or v_tick > v_clock + 60000) then
+      perform setval('farebox.ticket_queue_tick', v_clock + 50);
+      if v_next_floor > v_floor then
+        perform setval('farebox.ticket_queue_floor', least(v_next_floor, v_first));
+      end if;
+      perform setval('farebox.ticket_queue_next_floor', v_first);
     end if;
     ids := v_due || v_line;
 
     if ids = '{}' then
-      if not v_may_sweep or v_sweep > v_clock + 50 then
+      if not v_sleeps then
+        -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
+        perform setval('farebox.ticket_queue_bell', 1);
+        v_sleeps := true;
+      elsif v_may_sweep and v_sweep <= v_clock + 50 then
+        v_sweep := 0;  -- it costs little and makes sure
+      else
         ids := null;
         return;
       end if;
-      v_sweep := 0;  -- it costs little and makes sure
     else
       exit when v_paused = '{}';
       update farebox.ticket_queue as q
       set rank = null, ready_at = null
-      where q.id = any (ids) and q.company_id = any (v_paused);
+      where q.id = any (ids) and v_paused @> array[q.company_id];  -- written so that no index serves but that of ids
       exit when not found;
       v_is_plain := false;
       v_due := '{}';
       ids := array(
         select i.id
         from unnest(ids) with ordinality as i(id, ordinal)
-        join farebox.ticket_queue as q on q.id = i.id
+        cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q
         where q.company_id <> all (v_paused)
         order by i.ordinal);
       exit when ids <> '{}';
@@ -2407,7 +2491,7 @@ begin
     ids := array(
       select i.id
       from unnest(ids) with ordinality as i(id, ordinal)
-      join farebox.ticket_queue as q on q.id = i.id
+      cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q
       where (q.together is null) = v_is_plain
       order by i.ordinal
       limit case when not v_is_plain then v_together end);
@@ -2415,7 +2499,7 @@ begin
   batch := '[' || (
     select string_agg(q.request::text, ',' order by i.ordinal)
     from unnest(ids) with ordinality as i(id, ordinal)
-    join farebox.ticket_queue as q on q.id = i.id) || ']';
+    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q) || ']';
 end
 $$;
 
@@ -2442,7 +2526,7 @@ begin
     select distinct on (f.fingerprint, r.reason)
       q.id, q.request, r.reason, r.detail, f.fingerprint, count(*) over (partition by f.fingerprint, r.reason)::int as times
     from unnest(p_queue_ids, p_reasons, p_details) as r(id, reason, detail)
-    join farebox.ticket_queue as q on q.id = r.id
+    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = r.id offset 0) as q
     cross join lateral (select sha256(convert_to(q.request::text, 'UTF8')) as fingerprint) as f
     order by f.fingerprint, r.reason, q.id
   ) as k
@@ -2620,11 +2704,6 @@ begin
   perform farebox._check_limit(p_limit, 10000);
 
   v_claim := farebox._claim_requests(p_limit);
-  if v_claim.ids is null and (select b.last_value from farebox.ticket_queue_bell as b) <> 1 then
-    -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
-    perform setval('farebox.ticket_queue_bell', 1);
-    v_claim := farebox._claim_requests(p_limit);
-  end if;
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
@@ -2786,7 +2865,8 @@ begin
   v_settled := array(
     select i.ordinal::int
     from unnest(p_queue_ids) with ordinality as i(id, ordinal)
-    where not exists (select from farebox.ticket_queue as q where q.id = i.id));
+    left join lateral (select q.id from farebox.ticket_queue as q where q.id = i.id offset 0) as q on true
+    where q.id is null);
   if v_settled = '{}' then
     return;
   end if;
@@ -2806,8 +2886,8 @@ begin
       left join lateral (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id offset 0) as k on true
       left join lateral (select x.ticket_id from farebox.transactions as x where x.ticket_id = t.id offset 0) as x on true
       left join lateral (
-        select u.reason from farebox.unapplied_payments as u
-        where u.monime_transaction_id = e.transaction_id and u.resolved_at is null offset 0) as u on true
+        select u.reason, u.resolved_at from farebox.unapplied_payments as u
+        where u.monime_transaction_id = e.transaction_id offset 0) as u on u.resolved_at is null
       offset 0
     )
     select
@@ -3566,6 +3646,53 @@ comment on function farebox.metrics_server() is 'Metrics of connections, locks, 
 
 reset role;
 
+-- [copy of db/functions/metrics_activity.sql]
+-- Purpose: who sells now, for people who watch: the companies and payment codes of the newest tickets, and who waits in the queue.
+-- Parameters: p_tickets, how many of the newest tickets to look at, 1 to 10,000.
+-- Returns: kind (company, code), its id and name; tickets of the sample; a code's used and total uses; a company's queued requests
+--   and the age of its oldest. The most tickets first.  Raises: TK003.
+set role farebox_owner;
+
+create function farebox.metrics_activity(p_tickets int default 1000)
+returns table (kind text, id uuid, name text, tickets bigint, used int, total int, queued bigint, oldest_age interval)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
+as $$
+begin
+  perform farebox._check_limit(p_tickets, 10000);
+
+  return query
+    with newest as materialized (
+      -- Ids are in order of time.
+      select t.company_id, t.payment_code_id from farebox.tickets as t order by t.id desc limit p_tickets
+    ),
+    sellers as (select n.company_id, count(*) as tickets from newest as n group by n.company_id),
+    waiting as (
+      select q.company_id, count(*) as requests, min(q.enqueued_at) as oldest_at from farebox.ticket_queue as q group by q.company_id
+    )
+    (
+      select 'company', coalesce(s.company_id, w.company_id), coalesce(c.name, 'unknown'), coalesce(s.tickets, 0), null::int, null::int,
+        coalesce(w.requests, 0), farebox._now() - w.oldest_at
+      from sellers as s
+      full join waiting as w on w.company_id = s.company_id
+      left join farebox.companies as c on c.id = coalesce(s.company_id, w.company_id)
+
+      union all
+      select 'code', k.id, k.code, u.tickets, k.used_tickets, k.total_tickets, null, null
+      from (select n.payment_code_id, count(*) as tickets from newest as n group by n.payment_code_id) as u
+      join farebox.payment_codes as k on k.id = u.payment_code_id
+    )
+    order by 1, 4 desc, 3;
+end
+$$;
+
+comment on function farebox.metrics_activity(int) is 'The companies and payment codes of the newest tickets, and who waits in the queue';
+
+reset role;
+
 -- [copy of db/functions/purge_unapplied_payments.sql]
 -- Purpose: removes kept payments that have their tickets since long. What is open is never removed: it is money.
 -- Parameters: p_before, those resolved before; p_limit, 1 to 10,000.  Returns: how many it removed; call again while that is p_limit.
@@ -3693,6 +3820,10 @@ returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+-- As create_tickets: the plans must not hang on statistics.
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
   if p_company_id is null then

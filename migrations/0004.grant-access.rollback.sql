@@ -21,11 +21,15 @@ revoke execute on function farebox.upsert_companies(json), farebox.upsert_routes
   farebox.list_unapplied_payments(int, text, timestamptz, text, boolean), farebox.get_company(uuid),
   farebox.get_route(uuid, uuid), farebox.get_payment_code(uuid, text), farebox.bind_company_login(name, uuid),
   farebox._uuid_v7(), farebox._now() from farebox_admin;
+revoke execute on procedure farebox.drain_ticket_queue(int, int) from farebox_worker;
+revoke execute on function farebox.process_ticket_queue(int), farebox.begin_queued_request(),
+  farebox.process_queued_request(bigint) from farebox_worker;
 revoke execute on function farebox.record_missing_transactions(int), farebox.apply_unapplied_payments(int,
   text), farebox.expire_payment_codes(int), farebox.verify(), farebox.analyze_tables(double precision),
   farebox.purge_unapplied_payments(timestamptz, int), farebox.purge_dead_requests(timestamptz, int),
   farebox.metrics_tickets(), farebox.metrics_batches(), farebox.metrics_unapplied(), farebox.metrics_codes(),
-  farebox.metrics_storage(), farebox.metrics_server() from farebox_worker, farebox_admin;
+  farebox.metrics_storage(), farebox.metrics_server(), farebox.metrics_activity(int), farebox.queue_metrics()
+  from farebox_worker, farebox_admin;
 revoke execute on function farebox.enqueue_tickets(json), farebox.queued_outcomes(bigint[], json),
   farebox.queue_size() from farebox_app;
 revoke execute on function farebox.create_tickets(json), farebox.create_ticket(json), farebox.get_ticket(uuid,

@@ -96,8 +96,18 @@ grant execute on function
   farebox.metrics_unapplied(),
   farebox.metrics_codes(),
   farebox.metrics_storage(),
-  farebox.metrics_server()
+  farebox.metrics_server(),
+  farebox.metrics_activity(int),
+  farebox.queue_metrics()
 to farebox_worker, farebox_admin;
+
+-- Workers alone: the queue.
+grant execute on function
+  farebox.process_ticket_queue(int),
+  farebox.begin_queued_request(),
+  farebox.process_queued_request(bigint)
+to farebox_worker;
+grant execute on procedure farebox.drain_ticket_queue(int, int) to farebox_worker;
 
 -- Administrators: companies, routes, codes, unapplied payments.
 grant execute on function
