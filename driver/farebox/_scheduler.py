@@ -9,8 +9,6 @@ between reading and writing state.
 from __future__ import annotations
 
 import asyncio
-import copy
-import math
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -82,13 +80,13 @@ class Scheduler:
         self._connecting: set[asyncio.Task[None]] = set()
         self._refusals = 0
         self._connect_after = 0.0
-        self._tickets = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, limits.batch)
-        self._shares = [self._tickets]
+        self.tickets = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, limits.batch)
+        self._shares = [self.tickets]
         self._ready: deque[Unit] = deque()
         self._deadlines = Deadlines(self._expire)
         self._delayed: dict[Unit, asyncio.TimerHandle] = {}
         self._waiting = 0
-        self._parked: deque[asyncio.Future[None]] = deque()
+        self._outside: deque[tuple[Caller, Share | Call[Any]]] = deque()
         self._waking = False
         self._shares_first = True
         self._closed = False
@@ -98,9 +96,9 @@ class Scheduler:
 
     # -- what callers do ----------------------------------------------------------------------------------
 
-    def create_ticket(self, payload: bytes, patience: Patience) -> Awaitable[Any]:
+    def share(self, share: Share, payload: bytes, patience: Patience) -> Awaitable[Any]:
         """One element of a shared batch; the result is its row's model."""
-        return self._enter(Caller(payload, self._loop.create_future(), patience.attempts), patience)
+        return self._enter(Caller(payload, self._loop.create_future(), patience.attempts), patience, share)
 
     def run(
         self,
@@ -132,9 +130,7 @@ class Scheduler:
         self._ready.clear()
         for share in self._shares:
             share.waiting.clear()
-        for place in self._parked:
-            if not place.done():
-                place.set_exception(copy.copy(error))
+        self._outside.clear()
         if any(lane.in_flight for lane in self._links):
             self._quiet = self._loop.create_future()
             await asyncio.wait([self._quiet], timeout=grace)
@@ -150,57 +146,43 @@ class Scheduler:
         for lane in self._links:
             lane.abandon()
 
-    def _enter(self, caller: Caller, patience: Patience, call: Call[Any] | None = None) -> Awaitable[Any]:
-        """Queue the caller; with a `call`, for a statement of its own. No coroutine while there is room."""
+    def _enter(self, caller: Caller, patience: Patience, way: Share | Call[Any]) -> asyncio.Future[Any]:
+        """Queue the caller for its `way`: with others, or by a statement of its own.
+
+        When the queue is full, callers line up outside it, in order. No coroutine: this is on the path of
+        every call.
+        """
         if self._closed:
             raise ClosedError("the client is closed")
+        full = self._waiting >= self._limits.waiting
+        if full and self._limits.when_full == "raise":
+            raise BusyError(f"{self._waiting} calls wait already")
         caller.queued_at = self._loop.time()
         if patience.timeout is not None:
             caller.deadline = caller.queued_at + patience.timeout
-        if self._waiting >= self._limits.waiting or self._parked:
-            return self._enter_later(caller, patience, call)
-        self._waiting += 1
-        return self._queue(caller, patience, call)
-
-    async def _enter_later(self, caller: Caller, patience: Patience, call: Call[Any] | None) -> Any:
-        await self._place(caller.deadline)
-        return await self._queue(caller, patience, call)
-
-    def _queue(self, caller: Caller, patience: Patience, call: Call[Any] | None) -> asyncio.Future[Any]:
-        if call is None:
-            self._tickets.waiting.append(caller)
-            if len(self._tickets.waiting) % self._tickets.limit == 0:
-                self._rush()
-        else:
-            self._ready.append(Unit(call, [caller], None))
-        if patience.timeout is not None:
             self._deadlines.add(caller, patience.timeout)
+        if full or self._outside:
+            self._outside.append((caller, way))
+        else:
+            self._queue(caller, way)
+            if isinstance(way, Share) and len(way.waiting) % way.limit == 0:
+                self._rush()
         self._wake()
         return caller.future
 
-    async def _place(self, deadline: float) -> None:
-        """Wait for a place in the queue, first come first served."""
-        if self._limits.when_full == "raise":
-            raise BusyError(f"{self._waiting} calls wait already")
-        place: asyncio.Future[None] = self._loop.create_future()
-        self._parked.append(place)
-        try:
-            async with asyncio.timeout_at(None if deadline == math.inf else deadline):
-                await place
-        except BaseException as error:
-            if place.done() and not place.cancelled() and place.exception() is None:
-                self._release(1)
-            if isinstance(error, TimeoutError):
-                raise DeadlineExceededError(_UNSENT) from None
-            raise
+    def _queue(self, caller: Caller, way: Share | Call[Any]) -> None:
+        self._waiting += 1
+        if isinstance(way, Share):
+            way.waiting.append(caller)
+        else:
+            self._ready.append(Unit(way, [caller], None))
 
     def _release(self, places: int) -> None:
         self._waiting -= places
-        while self._parked and self._waiting < self._limits.waiting:
-            place = self._parked.popleft()
-            if not place.done():
-                place.set_result(None)
-                self._waiting += 1
+        while self._outside and self._waiting < self._limits.waiting:
+            caller, way = self._outside.popleft()
+            if not caller.future.done():
+                self._queue(caller, way)
 
     def _expire(self, caller: Caller) -> None:
         sent = caller.failures > 0 or any(caller.unit in link.units for link in self._links.values())
@@ -334,10 +316,11 @@ class Scheduler:
         self._wake()
 
     def _queued(self) -> list[Caller]:
-        """Everybody who waits for a connection."""
+        """Everybody who waits for a connection, in the queue or outside."""
         queued = [caller for unit in self._ready for caller in unit.callers]
         for share in self._shares:
             queued.extend(share.waiting)
+        queued.extend(caller for caller, _ in self._outside)
         return queued
 
     # -- connections --------------------------------------------------------------------------------------

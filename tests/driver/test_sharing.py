@@ -109,7 +109,7 @@ def farebox_queue(farebox: Farebox | AsyncFarebox) -> list[object]:
     front = farebox._front if isinstance(farebox, Farebox) else farebox  # pyright: ignore[reportPrivateUsage]
     core = front._core  # pyright: ignore[reportPrivateUsage]
     assert core is not None
-    return list(core.primary._tickets.waiting)  # pyright: ignore[reportPrivateUsage]
+    return list(core.primary.tickets.waiting)
 
 
 async def test_a_cancelled_caller_cancels_nobody_else(shop: Shop) -> None:
