@@ -74,7 +74,22 @@ insert into allowed values
   ('issue_payment_codes', '{farebox_admin}'),
   ('cancel_payment_codes', '{farebox_admin}'),
   ('list_unapplied_payments', '{farebox_admin}'),
-  ('bind_company_login', '{farebox_admin}');
+  ('bind_company_login', '{farebox_admin}'),
+  ('enqueue_tickets', '{farebox_app}'),
+  ('queued_outcomes', '{farebox_app}'),
+  ('queue_size', '{farebox_admin,farebox_app}'),
+  ('queue_metrics', '{farebox_admin,farebox_worker}'),
+  ('process_ticket_queue', '{farebox_worker}'),
+  ('begin_queued_request', '{farebox_worker}'),
+  ('process_queued_request', '{farebox_worker}'),
+  ('drain_ticket_queue', '{farebox_worker}'),
+  ('list_queued_requests', '{farebox_admin}'),
+  ('list_dead_requests', '{farebox_admin}'),
+  ('retry_queued_requests', '{farebox_admin}'),
+  ('drop_queued_requests', '{farebox_admin}'),
+  ('pause_company_queue', '{farebox_admin}'),
+  ('resume_company_queue', '{farebox_admin}'),
+  ('list_paused_companies', '{farebox_admin}');
 -- A function that is not listed here is nobody's: add it with the roles it is meant for.
 select set_eq(
   $$select p.proname::text as name, array(

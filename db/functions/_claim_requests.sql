@@ -1,7 +1,7 @@
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
 -- Parameters: p_limit.  Returns: their ids, null when there is nothing to do (then the next producer rings), and the requests as a
---   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
---   waiting (SKIP LOCKED: workers pass each other by); requests of paused companies leave the line.
+--   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue,
+--   ticket_queue_pauses (shared), never waiting (SKIP LOCKED: workers pass each other by). Paused companies' requests leave the line.
 set role farebox_owner;
 
 create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)

@@ -34,7 +34,7 @@ begin
       and (p_state is null or l.state = p_state)
       -- An id is nearly always written without escapes: so only what holds it as it stands is read.
       and (v_transaction_id is null
-        or (position(v_transaction_id in l.request::text) > 0 or position('\u' in l.request::text) > 0)
+        or (position(v_transaction_id in l.request::text) > 0 or position('\' in l.request::text) > 0)
           and p.transaction_id = v_transaction_id)
     order by l.id
     limit p_limit;

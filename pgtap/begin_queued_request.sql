@@ -1,0 +1,66 @@
+-- begin_queued_request: counts the next request's attempt before it is made.
+begin;
+select plan(18);
+
+-- The clock stands still until the test sets it.
+create or replace function farebox._now() returns timestamptz
+language sql volatile parallel safe as $$ select current_setting('tap.now')::timestamptz $$;
+set local tap.now = '2025-06-01 08:00:00+00';
+
+insert into farebox.companies (id, name) values
+  ('c0000000-0000-7000-8000-000000000001', 'Cotton Tree'),
+  ('c0000000-0000-7000-8000-000000000002', 'Lion Mountain');
+insert into farebox.routes (id, company_id, name, origin, destination, fare) values
+  ('d0000000-0000-7000-8000-000000000001', 'c0000000-0000-7000-8000-000000000001', 'Freetown - Bo', 'Freetown', 'Bo', 5000),
+  ('d0000000-0000-7000-8000-000000000002', 'c0000000-0000-7000-8000-000000000002', 'Lumley - Aberdeen', 'Lumley', 'Aberdeen', 500);
+
+-- A payment of company 1 or 2, some of its fields replaced.
+create function pg_temp.payment(p_id text, p_company int default 1, p_fields jsonb default '{}') returns json
+language sql as $$
+  select (jsonb_build_object('company_id', 'c0000000-0000-7000-8000-00000000000' || p_company,
+    'route_id', 'd0000000-0000-7000-8000-00000000000' || p_company, 'passenger_phone', '+23276123456',
+    'monime_transaction_id', p_id, 'monime_otp', '482913', 'amount', 5000) || p_fields)::json
+$$;
+-- Stores payments of company 1 under these ids; their queue ids.
+create function pg_temp.enqueue(variadic p_ids text[]) returns bigint[]
+language sql as $$
+  select array(select e.queue_id from farebox.enqueue_tickets(
+    (select json_agg(pg_temp.payment(i.id) order by i.ordinal) from unnest(p_ids) with ordinality as i(id, ordinal))) as e order by e.ordinal)
+$$;
+
+select is(farebox.begin_queued_request(), null, 'nothing waits');
+select is((select last_value from farebox.ticket_queue_bell), 1::bigint, 'whoever found nothing wants to be woken');
+create temp table ids as select i.id, i.ordinal from unnest(pg_temp.enqueue('pay-1', 'pay-2')) with ordinality as i(id, ordinal);
+select is(farebox.begin_queued_request(), (select id from ids where ordinal = 1), 'the first in line');
+select results_eq(
+  $$select attempts::int, reason, ready_at >= farebox._now() + '100 ms', ready_at <= farebox._now() + '150 ms'
+    from farebox.ticket_queue where id = (select id from ids where ordinal = 1)$$,
+  $$values (1, 'unfinished' collate "C", true, true)$$, 'its attempt counts from now on; nobody else takes it for a while');
+select is(farebox.begin_queued_request(), (select id from ids where ordinal = 2), 'the next one');
+select is(farebox.begin_queued_request(), null, 'no other');
+select is((select taken from farebox.process_ticket_queue()), 0, 'they are not ready');
+
+-- Whoever began dies, three times ------------------------------------------------------------------------------
+
+set local tap.now = '2025-06-01 08:00:01+00';
+select is(farebox.begin_queued_request() + farebox.begin_queued_request(), (select sum(id)::bigint from ids),
+  'when the time is over they are ready again');
+set local tap.now = '2025-06-01 08:00:02+00';
+select is((select created from farebox.process_queued_request(farebox.begin_queued_request())), 1, 'one comes through at last');
+create temp table left_over as select id from farebox.ticket_queue;
+select is(farebox.begin_queued_request(), (select id from left_over), 'the other still waits');
+set local tap.now = '2025-06-01 08:00:04+00';
+select results_eq('select taken, dead from farebox.process_ticket_queue()', 'values (1, 1)',
+  'after three attempts that never ended it is given up');
+select results_eq('select reason, resolved_at is null from farebox.unapplied_payments', $$values ('unfinished' collate "C", true)$$, 'with its reason');
+select is((select outcome from farebox.apply_unapplied_payments()), 'created', 'and can be applied later');
+
+-- Privileges ---------------------------------------------------------------------------------------------------
+
+select lives_ok(format('set local role %I; select farebox.begin_queued_request(); reset role', r.role), r.role || ' may')
+from unnest(array['farebox_worker']) as r(role);
+select throws_ok(format('set local role %I; select farebox.begin_queued_request()', r.role), '42501', null, r.role || ' may not')
+from unnest(array['farebox_app', 'farebox_admin', 'farebox_company', 'pg_monitor']) as r(role);
+
+select * from finish(true);
+rollback;
