@@ -133,16 +133,16 @@ class Worker:
                     await asyncio.wait_for(self._stopping.wait(), delay)
                 continue
             failures = 0
-            if counts.taken >= self._batch_size or (session.careful and counts.taken):
+            if counts.taken >= self._batch_size or (session.careful and session.found):
                 self._wake.set()  # There is more than one can do: one of those who rest comes along.
-            if counts.taken == 0:
+            if not session.found:
                 await self._rest()
 
     async def _drain(self, session: Session, most: int | None) -> None:
         left = most
         while not self._stopping.is_set() and (left is None or left > 0):
             taken = (await self._step(session)).taken
-            if taken == 0:
+            if not session.found:
                 return
             left = None if left is None else left - taken
 
@@ -162,7 +162,10 @@ class Worker:
         self._report()
         if counts.taken:
             seconds = time.monotonic() - began
-            log.info(
+            # With care every request is a batch: one line each only if something is wrong with it.
+            level = logging.DEBUG if careful and not counts.retried and not counts.dead else logging.INFO
+            log.log(
+                level,
                 "%s in %.1f ms%s",
                 ", ".join(f"{getattr(counts, key)} {key}" for key in COUNTS),
                 seconds * 1e3,

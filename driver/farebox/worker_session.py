@@ -40,6 +40,7 @@ class Session:
         self._next_care = batch_size
         self._settled = 0  # since the last failure
         self.careful = batch_size
+        self.found = False  # whether the last step found anything to do
 
     @property
     def connected(self) -> bool:
@@ -47,7 +48,7 @@ class Session:
         return self._connection is not None
 
     async def step(self) -> BatchCounts:
-        """Process one batch, or one request with care; `taken` is 0 when nothing is ready.
+        """Process one batch, or one request with care; `found` tells whether anything was ready.
 
         Raises what `farebox.errors` makes of the error. All was put back then; call again after a pause.
         """
@@ -69,16 +70,17 @@ class Session:
 
     async def _batch(self) -> BatchCounts:
         [counts] = await self._call(PROCESS_TICKET_QUEUE, self._batch_size)
+        self.found = counts.taken > 0
         return counts
 
     async def _careful_step(self) -> BatchCounts:
         begun = await self._call(BEGIN_QUEUED_REQUEST)
+        self.found = bool(begun)
         if not begun:
             return NOTHING
         [counts] = await self._call(PROCESS_QUEUED_REQUEST, begun[0])
         self.careful -= 1
-        # Somebody else has taken it in between: what counts is that there was something.
-        return counts if counts.taken else counts.model_copy(update={"taken": 1})
+        return counts  # of nothing, when somebody else was faster
 
     def _failed(self) -> None:
         self.careful = self._next_care

@@ -19,6 +19,7 @@ from farebox.cli.output import EXIT_CODES_HELP
 from farebox.cli.session import RootGroup
 from farebox.cli.tickets import create, import_payments
 from farebox.cli.top import top
+from farebox.cli.worker import worker
 
 
 @click.group(
@@ -50,6 +51,7 @@ for _command in (
     *(create, import_payments),
     *(unapplied, records, verify),
     *(doctor, maintain, metrics, top),
+    worker,
     completion,
 ):
     cli.add_command(_command)
