@@ -29,16 +29,16 @@ class Deadlines:
             queue = self._queues[timeout] = deque()
             self._loop.call_at(caller.deadline, self._sweep, timeout)
         else:
-            while queue and queue[0].future.done():
+            while queue and queue[0].done():
                 queue.popleft()
         queue.append(caller)
 
     def _sweep(self, timeout: float) -> None:
         queue = self._queues[timeout]
         now = self._loop.time()
-        while queue and (queue[0].future.done() or queue[0].deadline <= now):
+        while queue and (queue[0].done() or queue[0].deadline <= now):
             caller = queue.popleft()
-            if not caller.future.done():
+            if not caller.done():
                 self._expire(caller)
         if queue:
             self._loop.call_at(queue[0].deadline, self._sweep, timeout)

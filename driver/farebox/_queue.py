@@ -41,12 +41,12 @@ class Patience:
         return random.uniform(0.0, min(self.backoff_limit, self.backoff * 2.0 ** min(failures - 1, 30)))
 
 
-class Caller:
-    """One waiting call. `payload` is one element's JSON, or the parameters of a statement of its own.
+class Caller(asyncio.Future[Any]):
+    """One waiting call, and the future it waits for: by the ten thousand, one object less counts.
 
-    A statement of its own may be a chunk of a longer list: `elements` rows must come back, counted from
-    `first`. `position` is a place in the write-ahead log that the server must have replayed for its
-    answer to count.
+    `payload` is one element's JSON, or the parameters of a statement of its own. Such a statement may be
+    a chunk of a longer list: `elements` rows must come back, counted from `first`. `position` is a place
+    in the write-ahead log that the server must have replayed for its answer to count.
     """
 
     __slots__ = (
@@ -55,7 +55,6 @@ class Caller:
         "elements",
         "failures",
         "first",
-        "future",
         "payload",
         "position",
         "queued_at",
@@ -63,10 +62,10 @@ class Caller:
     )
 
     def __init__(
-        self, payload: bytes | tuple[bytes | None, ...], future: asyncio.Future[Any], attempts: int
+        self, loop: asyncio.AbstractEventLoop, payload: bytes | tuple[bytes | None, ...], attempts: int
     ) -> None:
+        super().__init__(loop=loop)
         self.payload = payload
-        self.future = future
         self.attempts = attempts
         self.failures = 0
         self.deadline = math.inf
@@ -82,13 +81,13 @@ class Caller:
 
     def fail(self, error: FareboxError) -> None:
         """Give the caller an error object of its own: tracebacks grow on the one that is raised."""
-        if not self.future.done():
-            self.future.set_exception(copy.copy(error))
+        if not self.done():
+            self.set_exception(copy.copy(error))
 
     def succeed(self, result: object) -> None:
         """Give the caller its result, if it still waits."""
-        if not self.future.done():
-            self.future.set_result(result)
+        if not self.done():
+            self.set_result(result)
 
 
 class Share:
@@ -110,7 +109,7 @@ class Share:
     def purge(self) -> int:
         """Drop the callers who do not wait any more; how many places came free."""
         before = len(self.waiting)
-        self.waiting = deque(caller for caller in self.waiting if not caller.future.done())
+        self.waiting = deque(caller for caller in self.waiting if not caller.done())
         return before - len(self.waiting)
 
     def take(self) -> tuple[list[Caller], int]:
@@ -119,7 +118,7 @@ class Share:
         size = taken = 0
         while self.waiting and len(callers) < self.limit:
             caller = self.waiting[0]
-            if not caller.future.done():
+            if not caller.done():
                 size += len(caller.payload)
                 if callers and size > MAX_BATCH_BYTES:
                     break
@@ -206,7 +205,7 @@ class Unit:
 
         Returns the unit of the others and the delay.
         """
-        waiting = [caller for caller in self.callers if not caller.future.done()]
+        waiting = [caller for caller in self.callers if not caller.done()]
         for caller in waiting:
             caller.failures += 1
         if not waiting:

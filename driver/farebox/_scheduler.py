@@ -98,7 +98,7 @@ class Scheduler:
 
     def share(self, share: Share, payload: bytes, patience: Patience) -> Awaitable[Any]:
         """One element of a shared batch; the result is its row's model."""
-        return self._enter(Caller(payload, self._loop.create_future(), patience.attempts), patience, share)
+        return self._enter(Caller(self._loop, payload, patience.attempts), patience, share)
 
     def run(
         self,
@@ -111,7 +111,7 @@ class Scheduler:
         position: int | None = None,
     ) -> Awaitable[list[R]]:
         """One statement of its own; the result is its rows' models. The rest is as with `Caller`."""
-        caller = Caller(tuple(parameters), self._loop.create_future(), patience.attempts)
+        caller = Caller(self._loop, tuple(parameters), patience.attempts)
         caller.first, caller.elements, caller.position = first, elements, position
         return self._enter(caller, patience, call)
 
@@ -168,7 +168,7 @@ class Scheduler:
             if isinstance(way, Share) and len(way.waiting) % way.limit == 0:
                 self._rush()
         self._wake()
-        return caller.future
+        return caller
 
     def _queue(self, caller: Caller, way: Share | Call[Any]) -> None:
         self._waiting += 1
@@ -181,7 +181,7 @@ class Scheduler:
         self._waiting -= places
         while self._outside and self._waiting < self._limits.waiting:
             caller, way = self._outside.popleft()
-            if not caller.future.done():
+            if not caller.done():
                 self._queue(caller, way)
 
     def _expire(self, caller: Caller) -> None:
@@ -245,7 +245,7 @@ class Scheduler:
         while self._ready:
             unit = self._ready.popleft()
             self._release(len(unit.callers))
-            callers = [caller for caller in unit.callers if not caller.future.done()]
+            callers = [caller for caller in unit.callers if not caller.done()]
             if callers:
                 return unit if len(callers) == len(unit.callers) else unit.again(callers)
         return None
@@ -341,7 +341,7 @@ class Scheduler:
         self._watch = None
         for link in list(self._links.values()):
             oldest = next(iter(link.units), None)
-            if oldest is None or not all(caller.future.done() for caller in oldest.callers):
+            if oldest is None or not all(caller.done() for caller in oldest.callers):
                 link.forsaken = None
             elif link.forsaken is not oldest:
                 link.forsaken = oldest
@@ -371,7 +371,7 @@ class Scheduler:
             self._release(share.purge())
         for _ in range(len(self._ready)):
             unit = self._ready.popleft()
-            if all(caller.future.done() for caller in unit.callers):
+            if all(caller.done() for caller in unit.callers):
                 self._release(len(unit.callers))
             else:
                 self._ready.append(unit)

@@ -15,7 +15,6 @@ from farebox import _fork, calls
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._catalog import Catalog
 from farebox._dsn import Target
-from farebox._queue import Patience
 from farebox._replica import Reader
 from farebox._scheduler import Scheduler
 from farebox.calls import Call
@@ -150,7 +149,9 @@ class AsyncFarebox:
         """
         payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
         patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
-        return await self._create(payload, patience)
+        scheduler = self._live().primary
+        outcome: TicketOutcome = await scheduler.share(scheduler.tickets, payload, patience)
+        return outcome
 
     async def create_ticket_with_retry(
         self, ticket: TicketInput, *, attempts: int = 10, timeout: float = 60.0, strict: bool | None = None
@@ -158,7 +159,9 @@ class AsyncFarebox:
         """`create_ticket` with more patience: for callers that rather wait out a server's restart."""
         payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
         patience = replace(self._patience, timeout=timeout, attempts=attempts)
-        return await self._create(payload, patience)
+        scheduler = self._live().primary
+        outcome: TicketOutcome = await scheduler.share(scheduler.tickets, payload, patience)
+        return outcome
 
     async def create_tickets(
         self,
@@ -381,11 +384,6 @@ class AsyncFarebox:
     def strict(self, strict: bool | None) -> bool:
         """What holds for a call: its own choice, or the client's."""
         return self._settings.strict if strict is None else strict
-
-    async def _create(self, payload: bytes, patience: Patience) -> TicketOutcome:
-        scheduler = self._live().primary
-        outcome: TicketOutcome = await scheduler.share(scheduler.tickets, payload, patience)
-        return outcome
 
     def width(self, ordered: bool) -> int:
         """How many chunks of a list may be under way at once."""

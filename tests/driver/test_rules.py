@@ -191,11 +191,11 @@ async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
     callers = [
-        Caller(payload, loop.create_future(), 3)
+        Caller(loop, payload, 3)
         for payload in [b"x" * (MAX_BATCH_BYTES + 1), b"a", b"b", b"x" * MAX_BATCH_BYTES, b"c"]
     ]
     share.waiting.extend(callers)
-    callers[1].future.cancel()
+    callers[1].cancel()
     assert share.take() == ([callers[0]], 2)  # a giant travels alone; who has gone is gone
     assert share.take() == ([callers[2]], 1)
     assert share.take() == ([callers[3]], 1)
@@ -206,7 +206,7 @@ async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
 async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
-    callers = [Caller(b"{}", loop.create_future(), 3) for _ in range(2)]
+    callers = [Caller(loop, b"{}", 3) for _ in range(2)]
     row: dict[str, Any] = dict.fromkeys(calls.CREATE_TICKETS.row.model_fields) | {"outcome": "rejected"}
     for ordinals in ([1], [2, 1], [1, 2, 3], [1, 1]):
         with pytest.raises(DatabaseError, match="one row for each element"):
@@ -216,7 +216,7 @@ async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
             [row | {"ordinal": 1}, row | {"ordinal": 2, "outcome": "+23276123456"}]
         )
     assert "23276123456" not in str(unfit.value)
-    assert not any(caller.future.done() for caller in callers)
+    assert not any(caller.done() for caller in callers)
 
 
 @pytest.mark.parametrize(
