@@ -63,6 +63,8 @@ insert into allowed values
   ('verify', '{farebox_admin,farebox_worker}'),
   ('analyze_tables', '{farebox_admin,farebox_worker}'),
   ('purge_unapplied_payments', '{farebox_admin,farebox_worker}'),
+  ('purge_dead_requests', '{farebox_admin,farebox_worker}'),
+  ('metrics_activity', '{farebox_admin,farebox_worker}'),
   ('metrics_tickets', '{farebox_admin,farebox_worker}'),
   ('metrics_batches', '{farebox_admin,farebox_worker}'),
   ('metrics_unapplied', '{farebox_admin,farebox_worker}'),

@@ -1,6 +1,6 @@
 -- Row-level security: a company reads its own rows and no others, a login bound to a company cannot choose another.
 begin;
-select plan(50);
+select plan(68);
 
 select is_empty(
   $$select oid::regclass from pg_class where relnamespace = 'farebox'::regnamespace and relkind in ('r', 'p') and not relrowsecurity$$,
@@ -11,6 +11,11 @@ select is_empty(
     where 'farebox_company'::regrole = any (p.polroles) and (p.polcmd <> 'r' or pg_get_expr(p.polqual, p.polrelid) not like '%_login_company()%')
       or 0 = any (p.polroles) or cardinality(p.polroles) <> 1$$,
   'each policy is for one group; those of companies are for reading what is theirs');
+
+select is_empty(
+  $$select polrelid::regclass, polname from pg_policy
+    where polrelid in ('farebox.ticket_queue'::regclass, 'farebox.ticket_queue_dead'::regclass, 'farebox.ticket_queue_pauses'::regclass)$$,
+  'the queue has no policy: nobody reads its rows, whatever is granted');
 
 -- Companies 1 and 2, each with a route, a code, a ticket, a record and an unapplied payment; a third payment is nobody's.
 insert into farebox.companies (id, name)
@@ -39,7 +44,7 @@ begin
   execute format('set local role %I', p_role);
   foreach v_relation in array array['companies', 'routes', 'payment_codes', 'tickets', 'transactions', 'unapplied_payments', 'company_logins'] loop
     begin
-      execute format('select coalesce(string_agg(coalesce(right(%I::text, 1), ''?''), '''' order by 1), ''none'') from farebox.%I',
+      execute format('select coalesce(string_agg(coalesce(right(%1$I::text, 1), ''?''), '''' order by %1$I), ''none'') from farebox.%2$I',
         case v_relation when 'companies' then 'id' else 'company_id' end, v_relation) into v_whose;
     exception when insufficient_privilege then
       v_whose := 'denied';
@@ -142,6 +147,17 @@ from (values
   ('delete from farebox.unapplied_payments'),
   ('truncate farebox.routes')
 ) as s(attempt);
+
+-- The queue ----------------------------------------------------------------------------------------------------
+
+select farebox.enqueue_tickets('[{"company_id": "c0000000-0000-7000-8000-000000000001"}]');
+select throws_ok(format('set local role %I; select * from farebox.%I', r.role, t.relation), '42501', null, format('%s does not see %s', r.role, t.relation))
+from unnest(array['farebox_app', 'farebox_worker', 'farebox_company', 'farebox_admin', 'pg_monitor']) as r(role)
+cross join unnest(array['ticket_queue', 'ticket_queue_dead', 'ticket_queue_pauses']) as t(relation);
+-- A grant by mistake shows nothing yet.
+grant select on farebox.ticket_queue to farebox_company;
+select lives_ok($$set local role farebox_company; create temp table seen as select * from farebox.ticket_queue; reset role$$, 'who was granted the table');
+select is_empty('select * from seen', 'still sees no row');
 
 select * from finish(true);
 rollback;
