@@ -1,6 +1,6 @@
 -- The schema: tables, columns, types, constraints and signatures that other people's SQL depends on.
 begin;
-select plan(122);
+select plan(123);
 
 -- Columns ------------------------------------------------------------------------------------------------------
 
@@ -221,6 +221,7 @@ from (values
       'cancelled bigint, gross bigint, commission bigint, net_amount bigint)'),
   ('create_ticket', 'p_ticket json', 'SETOF farebox.ticket_outcome'),
   ('create_tickets', 'p_batch json', 'SETOF farebox.ticket_outcome'),
+  ('drain_ticket_queue', 'IN p_limit integer DEFAULT 100, IN p_batches integer DEFAULT 10000', ''),
   ('drop_queued_requests', 'p_keys text[]', 'TABLE(key text, company_id uuid, monime_transaction_id text, reason text, request json)'),
   ('enqueue_tickets', 'p_batch json', 'TABLE(ordinal integer, queue_id bigint)'),
   ('expire_payment_codes', 'p_limit integer DEFAULT 1000', 'integer'),
