@@ -43,7 +43,9 @@ class Target:
             )
         host, port = str(given.get("host") or ""), str(given.get("port") or "")
         dbname = str(given.get("dbname") or "")
-        if "@" in host + dbname or (not port.replace(",", "").isdigit() and port):
+        # A host of its own may begin with '@': an abstract Unix socket.
+        strange = any("@" in one.removeprefix("@") for one in host.split(",")) or "@" in dbname
+        if strange or (port and not port.replace(",", "").isdigit()):
             # An '@' or '/' in a password cuts the URI in the wrong places, and the rest of the password
             # would show up as the name of a host or a database.
             raise ConfigurationError(

@@ -13,14 +13,10 @@ from uuid import UUID
 
 from farebox import _fork, calls
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
-from farebox._catalog import Catalog
-from farebox._dsn import Target
-from farebox._replica import Reader
-from farebox._scheduler import Scheduler
+from farebox._core import Core, Targets
 from farebox.calls import Call
 from farebox.encoding import encode_many, encode_one, to_parameter
 from farebox.errors import ClosedError, UsageError
-from farebox.events import Observer
 from farebox.models import (
     CatalogOutcome,
     Company,
@@ -48,43 +44,6 @@ _CLOSE_GRACE_SECONDS: Final = 5.0
 _OTHER_LOOP: Final = "the client is in use on another event loop"
 
 
-class _Core:
-    """Everything of a client that lives on one event loop."""
-
-    def __init__(
-        self, target: Target, read_target: Target | None, listen_target: Target, settings: Settings
-    ) -> None:
-        self.loop = asyncio.get_running_loop()
-        observer = Observer(settings.on_event)
-        patience = settings.patience
-        prepare = settings.prepared_statements
-        self.primary = Scheduler(target, settings.limits, patience, observer, prepare=prepare)
-        self._schedulers = [self.primary]
-        replica: Scheduler | None = None
-        if read_target is not None:
-            limits = replace(settings.limits, connections=settings.read_connections)
-            replica = Scheduler(read_target, limits, patience, observer, prepare=prepare)
-            self._schedulers.append(replica)
-        self.reader = Reader(self.primary, replica, patience, settings.replica_wait)
-        self.catalog = Catalog(
-            listen_target, observer, patience, ttl=settings.catalog_ttl, size=settings.catalog_size
-        )
-
-    async def close(self, grace: float) -> None:
-        """Close; if the event loop is closed already, just let the connections go."""
-        if self.loop.is_closed():
-            self.abandon()
-            return
-        await self.catalog.close()
-        for scheduler in self._schedulers:
-            await scheduler.close(grace)
-
-    def abandon(self) -> None:
-        """Disconnect after the event loop was closed."""
-        for scheduler in self._schedulers:
-            scheduler.abandon()
-
-
 class AsyncFarebox:
     """The client for coroutines.
 
@@ -104,16 +63,13 @@ class AsyncFarebox:
         except TypeError as error:
             raise UsageError(str(error).replace("Settings.__init__", type(self).__name__)) from None
         self._patience = self._settings.patience
-        read_dsn, listen_dsn = self._settings.read_dsn, self._settings.listen_dsn
-        self._target = Target(dsn)
-        self._read_target = None if read_dsn is None else Target(read_dsn, spread=True)
-        self._listen_target = self._target if listen_dsn is None else Target(listen_dsn)
-        self._core: _Core | None = None
+        self._targets = Targets.of(dsn, self._settings)
+        self._core: Core | None = None
         self._closed = False
         _fork.watch(self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._target)!r})"
+        return f"{type(self).__name__}({str(self._targets.primary)!r})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -367,7 +323,7 @@ class AsyncFarebox:
         core, self._core = self._core, None
         return core
 
-    def _live(self) -> _Core:
+    def _live(self) -> Core:
         if self._closed:
             raise ClosedError("the client is closed")
         loop = asyncio.get_running_loop()
@@ -376,7 +332,7 @@ class AsyncFarebox:
             core.abandon()
             core = None
         if core is None:
-            core = self._core = _Core(self._target, self._read_target, self._listen_target, self._settings)
+            core = self._core = Core(self._targets, self._settings)
         elif core.loop is not loop:
             raise UsageError(_OTHER_LOOP, hint="one client for each loop, or `Farebox`")
         return core
