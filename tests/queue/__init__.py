@@ -1,0 +1,1 @@
+"""The queue: concurrency, crashes, fairness, waking up, the worker."""
