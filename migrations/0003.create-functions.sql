@@ -2008,8 +2008,10 @@ begin
     select
       t.id, t.company_id, t.route_id, t.passenger_phone, t.monime_transaction_id, t.monime_otp, t.payment_code_id,
       (select k.code from farebox.payment_codes as k where k.id = t.payment_code_id), t.amount, t.commission_rate, t.status, t.created_at
-    from farebox.tickets as t
-    where t.passenger_phone = farebox._phone(p_phone) and t.company_id = p_company_id
+    -- A passenger has few tickets, so the phone alone finds them: asked for the company too, a planner with wrong statistics
+    -- might read all of the company's tickets instead.
+    from (select t.* from farebox.tickets as t where t.passenger_phone = farebox._phone(p_phone) offset 0) as t
+    where t.company_id = p_company_id
       and (p_before_created_at is null or (t.created_at, t.id) < (p_before_created_at, p_before_id))
     order by t.created_at desc, t.id desc
     limit p_limit;
@@ -2375,8 +2377,8 @@ reset role;
 -- [copy of db/functions/_claim_requests.sql]
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
 -- Parameters: p_limit.  Returns: their ids, null when there is nothing to do (then the next producer rings), and the requests as a
---   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue_pauses (shared), ticket_queue, never
---   waiting (SKIP LOCKED: workers pass each other by); requests of paused companies leave the line.
+--   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue,
+--   ticket_queue_pauses (shared), never waiting (SKIP LOCKED: workers pass each other by). Paused companies' requests leave the line.
 set role farebox_owner;
 
 create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)
@@ -3024,7 +3026,7 @@ begin
       and (p_state is null or l.state = p_state)
       -- An id is nearly always written without escapes: so only what holds it as it stands is read.
       and (v_transaction_id is null
-        or (position(v_transaction_id in l.request::text) > 0 or position('\u' in l.request::text) > 0)
+        or (position(v_transaction_id in l.request::text) > 0 or position('\' in l.request::text) > 0)
           and p.transaction_id = v_transaction_id)
     order by l.id
     limit p_limit;
