@@ -38,6 +38,7 @@ _UNANSWERED = "no answer in time; whether the call took effect is unknown"
 _UNSENT = "not sent in time: nothing happened"
 _AGAIN = "the same call again is safe, and tells"
 _WATCH_SECONDS = 1.0
+_READ_ONLY = "25006"
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +288,8 @@ class Scheduler:
                 error,
             )
         if error is not None:
+            if error.sqlstate == _READ_ONLY:
+                self._loop.call_soon(link.lane.close)  # A new connection may find the server that writes.
             self._failed(unit, error)
         else:
             self.writes += unit.call.writes

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from farebox import AsyncFarebox
-from farebox.events import BatchEvent, Event
+from farebox import AsyncFarebox, TransientError
+from farebox.events import BatchEvent, ConnectionEvent, Event
 from tests.driver.conftest import Call, Shop
 from tests.driver.replica import Replica, replica_of
 from tests.support.proxy import proxy_to
@@ -170,3 +170,20 @@ def test_of_several_hosts_one_that_lives_is_enough(own_shop: Shop, replica: Repl
         client = connect(own_shop.dsn, read_dsn=f"{login}@{several}/{dbname}", on_event=answers.note)
         assert client("get_ticket", ticket_id).id == ticket_id
     assert sum(answers.take().values()) == 2
+
+
+async def test_a_connection_that_ended_up_on_a_standby_is_given_up(own_shop: Shop, replica: Replica) -> None:
+    """As after a failover: the first host does not write any more, and the client asks for one that does."""
+    standby = replica.dsn(own_shop.db.name)
+    events: list[Event] = []
+    async with AsyncFarebox(standby, connections=1, backoff=0.001, on_event=events.append) as farebox:
+        with pytest.raises(TransientError) as raised:
+            await farebox.create_ticket(own_shop.payment())
+        assert raised.value.sqlstate == "25006"
+    opened = [event for event in events if isinstance(event, ConnectionEvent) and event.what == "opened"]
+    assert len(opened) == 3
+    hosts = f"127.0.0.1:{replica.port},127.0.0.1:{own_shop.db.server.port}"
+    login, _, rest = standby.rpartition("@")
+    dsn = f"{login}@{hosts}/{rest.partition('/')[2]}?target_session_attrs=read-write"
+    async with AsyncFarebox(dsn) as farebox:
+        assert (await farebox.create_ticket(own_shop.payment())).outcome == "created"
