@@ -1,5 +1,7 @@
 """Farebox: mobile-money payments become bus tickets, exactly once each."""
 
+from farebox._async_queue import AsyncQueuedTicket
+from farebox._sync_queue import QueuedTicket
 from farebox.client import AsyncFarebox
 from farebox.errors import (
     BusyError,
@@ -39,6 +41,7 @@ from farebox.sync import Farebox
 
 __all__ = [
     "AsyncFarebox",
+    "AsyncQueuedTicket",
     "BusyError",
     "CatalogOutcome",
     "ClosedError",
@@ -60,6 +63,7 @@ __all__ = [
     "PaymentCodeKey",
     "PaymentCodeRequest",
     "PermissionDeniedError",
+    "QueuedTicket",
     "Route",
     "RouteRequest",
     "ServerError",

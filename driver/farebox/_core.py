@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from farebox._catalog import Catalog
 from farebox._dsn import Target
+from farebox._outcomes import Outcomes
 from farebox._replica import Reader
 from farebox._scheduler import Scheduler
 from farebox.events import Observer
@@ -51,6 +52,7 @@ class Core:
         self.catalog = Catalog(
             targets.listen, observer, patience, ttl=settings.catalog_ttl, size=settings.catalog_size
         )
+        self.outcomes = Outcomes(targets.listen, self.primary, patience, observer)
 
     async def close(self, grace: float) -> None:
         """Close; if the event loop is closed already, just let the connections go."""
@@ -58,6 +60,7 @@ class Core:
             self.abandon()
             return
         await self.catalog.close()
+        await self.outcomes.close()
         for scheduler in self._schedulers:
             await scheduler.close(grace)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from farebox import calls
+from farebox import calls, queue_calls
 from farebox._deadlines import Deadlines
 from farebox._dsn import Target
 from farebox._queue import Caller, Patience, Share, Unit
@@ -82,7 +82,8 @@ class Scheduler:
         self._refusals = 0
         self._connect_after = 0.0
         self.tickets = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, limits.batch)
-        self._shares = [self.tickets]
+        self.requests = Share(queue_calls.ENQUEUE_TICKETS, None, limits.batch)
+        self._shares = [self.tickets, self.requests]
         self._ready: deque[Unit] = deque()
         self._deadlines = Deadlines(self._expire)
         self._delayed: dict[Unit, asyncio.TimerHandle] = {}
@@ -234,11 +235,14 @@ class Scheduler:
         return self._next_ready() or self._next_batch(link)
 
     def _next_batch(self, link: _Link) -> Unit | None:
-        for share in self._shares:
+        for share in tuple(self._shares):
             while share.full or (share.waiting and link.shared == 0):
                 callers, places = share.take()
                 self._release(places)
                 if callers:
+                    # To the end of the list: one kind of call must not hold up the other.
+                    self._shares.remove(share)
+                    self._shares.append(share)
                     return Unit.shared(share, callers)
         return None
 

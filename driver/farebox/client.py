@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar, Unpack
 from uuid import UUID
 
 from farebox import _fork, calls
+from farebox._async_queue import AsyncQueue
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._core import Core, Targets
 from farebox.calls import Call
@@ -44,7 +45,7 @@ _CLOSE_GRACE_SECONDS: Final = 5.0
 _OTHER_LOOP: Final = "the client is in use on another event loop"
 
 
-class AsyncFarebox:
+class AsyncFarebox(AsyncQueue):
     """The client for coroutines.
 
     Use it as `async with AsyncFarebox(dsn, ...) as farebox:` and share it between tasks. Options and

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from farebox import _fork
 from farebox._bulk import Chunker, TicketInput, Window
+from farebox._sync_queue import SyncQueue
 from farebox.client import DEFAULT_CHUNK, AsyncFarebox
 from farebox.errors import ClosedError
 from farebox.models import (
@@ -80,7 +81,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-class Farebox:
+class Farebox(SyncQueue):
     """The client for threads: the methods, options and errors of `AsyncFarebox`.
 
     Use it as `with Farebox(dsn, ...) as farebox:` and share it between threads. After a fork the child
