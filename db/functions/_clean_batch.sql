@@ -10,6 +10,7 @@ as $$
 declare
   v_clean json[] := '{}'::json[];
   v_element json;
+  v_one json;
   v_text text;
   -- What stands for an escape that no text can hold (NUL, half a surrogate pair): longer than any text that is
   -- accepted, so a transaction id, phone, OTP or code with it is refused, and an unknown key stays unknown.
@@ -25,7 +26,7 @@ begin
         v_text := regexp_replace(v_text, '\\P([0-9a-fA-F]{4})([0-9a-fA-F]{4})', '\\u\1\\u\2', 'g');
         v_element := v_text::json;
       end if;
-      v_clean := v_clean || case when json_typeof(v_element) = 'object' then (
+      v_one := case when json_typeof(v_element) = 'object' then (
         select json_build_object(
           'company_id', case when json_typeof(r.company_id) = 'string' then farebox._uuid(r.company_id #>> '{}') end,
           'route_id', case when json_typeof(r.route_id) = 'string' then farebox._uuid(r.route_id #>> '{}') end,
@@ -40,8 +41,9 @@ begin
           monime_transaction_id json, monime_otp json, amount json, commission_rate json, payment_code json)
       ) else '{}'::json end;
     exception when data_exception or statement_too_complex then
-      v_clean := v_clean || '{}'::json;  -- unreadable as a whole: it will be rejected for its transaction id
+      v_one := '{}';  -- unreadable as a whole: it will be rejected for its transaction id
     end;
+    v_clean := v_clean || v_one;  -- by itself, so that the array grows in place
   end loop;
   return array_to_json(v_clean);
 end
