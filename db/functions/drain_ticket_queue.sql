@@ -1,7 +1,7 @@
 -- Purpose: processes the queue until nothing is ready, for schedulers without the worker: pg_cron, psql. Commits each batch. The
 --   first p_limit requests are processed with care, one by one: if the last run was taken down by one, it is among them.
 -- Parameters: p_limit, requests in a batch, 1 to 10,000; p_batches, how many batches at most.
--- Raises: as process_ticket_queue; what was committed stays done, the next run goes on.
+-- Raises: TK003, and as process_ticket_queue; what was committed stays done, the next run goes on.
 -- It commits, so it cannot have its owner's rights or settings of its own: it only calls functions that do.
 set role farebox_owner;
 
@@ -12,6 +12,12 @@ declare
   v_queue_id bigint;
   v_taken int;
 begin
+  if (p_limit between 1 and 10000 and p_batches >= 1) is not true then
+    raise exception using errcode = 'TK003',
+      message = format('the limit is %s, the number of batches %s', coalesce(p_limit::text, 'null'), coalesce(p_batches::text, 'null')),
+      hint = 'pass a limit from 1 to 10000 and at least one batch';
+  end if;
+
   for v_count in 1 .. p_limit loop
     v_queue_id := farebox.begin_queued_request();
     commit;
