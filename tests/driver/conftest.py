@@ -117,7 +117,10 @@ class Client:
         self._runner = runner
 
     def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(self.real, method)(*args, **kwargs)
+        return self.come(getattr(self.real, method)(*args, **kwargs))
+
+    def come(self, result: Any) -> Any:
+        """What a call returned, waited for if it has to be."""
         if inspect.isasyncgen(result):
             return self._runner.run(_collected(result))
         if inspect.isgenerator(result):

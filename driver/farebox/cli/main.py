@@ -16,6 +16,7 @@ from farebox.cli.metrics import metrics
 from farebox.cli.migrations import migrate, print_sql, rollback, status
 from farebox.cli.operations import records, unapplied, verify
 from farebox.cli.output import EXIT_CODES_HELP
+from farebox.cli.queue import enqueue, queue
 from farebox.cli.session import RootGroup
 from farebox.cli.tickets import create, import_payments
 from farebox.cli.top import top
@@ -51,7 +52,7 @@ for _command in (
     *(create, import_payments),
     *(unapplied, records, verify),
     *(doctor, maintain, metrics, top),
-    worker,
+    *(enqueue, queue, worker),
     completion,
 ):
     cli.add_command(_command)

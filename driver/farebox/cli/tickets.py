@@ -41,11 +41,22 @@ def create(session: Session) -> None:
     and payment_code. One outcome a payment comes back. Safe to repeat: a payment that has its ticket answers
     `duplicate` with that ticket. Ends with 1 if a payment got no ticket.
     """
+    elements = payments_on_stdin("create")
+    with session.connect() as client:
+        outcomes = creator(client)(elements)
+    session.out.rows((outcome.model_dump() for outcome in outcomes), _OUTCOME_COLUMNS)
+    _mention_unrecorded(session.out, sum(each.ok and not each.transaction_recorded for each in outcomes))
+    if not all(outcome.ok for outcome in outcomes):
+        raise click.exceptions.Exit(Exit.FOUND)
+
+
+def payments_on_stdin(command: str) -> list[bytes]:
+    """The payments on standard input, each as it is written there. Raises Failure for none or too many."""
     if sys.stdin.isatty():
         raise Failure(
             "nothing on standard input",
             Exit.USAGE,
-            hint="farebox create < payments.json; for big files: farebox import FILE",
+            hint=f"farebox {command} < payments.json; for big files: farebox import FILE",
         )
     try:
         elements = split_elements(sys.stdin.buffer.read().decode("utf-8"))
@@ -55,12 +66,7 @@ def create(session: Session) -> None:
         raise Failure(f"more than {CREATE_LIMIT:,} payments", Exit.USAGE, hint="use farebox import FILE")
     if not elements:
         raise Failure("no payment on standard input", Exit.USAGE)
-    with session.connect() as client:
-        outcomes = creator(client)([element.encode() for element in elements])
-    session.out.rows((outcome.model_dump() for outcome in outcomes), _OUTCOME_COLUMNS)
-    _mention_unrecorded(session.out, sum(each.ok and not each.transaction_recorded for each in outcomes))
-    if not all(outcome.ok for outcome in outcomes):
-        raise click.exceptions.Exit(Exit.FOUND)
+    return [element.encode() for element in elements]
 
 
 def _columns(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
