@@ -12,10 +12,14 @@ declare
   v_queue_id bigint;
   v_taken int;
 begin
-  if (p_limit between 1 and 10000 and p_batches >= 1) is not true then
+  if (p_limit between 1 and 10000) is not true then
     raise exception using errcode = 'TK003',
-      message = format('the limit is %s, the number of batches %s', coalesce(p_limit::text, 'null'), coalesce(p_batches::text, 'null')),
-      hint = 'pass a limit from 1 to 10000 and at least one batch';
+      message = format('the limit is %s', coalesce(p_limit::text, 'null')),
+      hint = 'pass a limit from 1 to 10000';
+  elsif (p_batches >= 1) is not true then
+    raise exception using errcode = 'TK003',
+      message = format('the number of batches is %s', coalesce(p_batches::text, 'null')),
+      hint = 'pass at least one batch';
   end if;
 
   for v_count in 1 .. p_limit loop
