@@ -25,6 +25,9 @@ comment on column farebox.companies.commission_rate is 'The platform''s share of
 comment on column farebox.companies.status is 'active sells tickets, suspended does not; retries of old payments still get their ticket';
 comment on column farebox.companies.created_at is 'When the company was added, by the database''s clock';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.companies from public;
+
 reset role;
 
 -- [copy of db/tables/routes.sql]
@@ -59,6 +62,9 @@ comment on column farebox.routes.fare is 'The usual fare in minor units (SLE 1 =
 comment on column farebox.routes.status is 'active sells tickets, inactive does not';
 comment on column farebox.routes.created_at is 'When the route was added, by the database''s clock';
 comment on index farebox.idx_routes_company is 'Serves the list of a company''s routes';
+
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.routes from public;
 
 reset role;
 
@@ -114,6 +120,9 @@ comment on column farebox.payment_codes.created_at is 'When the code was issued,
 comment on index farebox.idx_payment_codes_update is 'Serves finding the code to charge; keeps codes unique';
 comment on index farebox.idx_payment_codes_company is 'Serves the list of a company''s codes';
 comment on index farebox.idx_payment_codes_expiry is 'Serves the sweep of codes whose time is over';
+
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.payment_codes from public;
 
 reset role;
 
@@ -176,6 +185,9 @@ comment on index farebox.idx_tickets_company_status_created is 'Serves dashboard
 comment on index farebox.idx_tickets_pending is 'Serves pending and expiry sweeps over all companies';
 comment on index farebox.idx_tickets_phone_company is 'Serves a passenger''s tickets';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.tickets from public;
+
 reset role;
 
 -- [copy of db/tables/transactions.sql]
@@ -212,6 +224,9 @@ comment on column farebox.transactions.commission is 'The platform''s share: amo
 comment on column farebox.transactions.net_amount is 'The company''s share: amount - commission';
 comment on column farebox.transactions.created_at is 'When the record was written; later than the ticket when it was repaired';
 comment on column farebox.transactions.status is 'completed, or reversed when the money went back';
+
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.transactions from public;
 
 reset role;
 
@@ -257,6 +272,9 @@ comment on column farebox.unapplied_payments.resolved_at is 'When the payment wa
 comment on column farebox.unapplied_payments.ticket_id is 'The ticket the payment became; null while it is open';
 comment on index farebox.idx_unapplied_payments_open is 'Serves the open payments, least recently tried first';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.unapplied_payments from public;
+
 reset role;
 
 -- [copy of db/tables/company_logins.sql]
@@ -274,6 +292,9 @@ comment on table farebox.company_logins is 'Which company a database login is bo
 comment on column farebox.company_logins.login is 'The role that logs in (session_user)';
 comment on column farebox.company_logins.company_id is 'The only company it reads';
 comment on column farebox.company_logins.created_at is 'When the login was bound';
+
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.company_logins from public;
 
 reset role;
 
@@ -347,6 +368,9 @@ comment on index farebox.idx_ticket_queue_line is 'Serves the claim: who is next
 comment on index farebox.idx_ticket_queue_company is 'Serves the end of a company''s line, pausing and resuming it';
 comment on index farebox.idx_ticket_queue_delayed is 'Serves the requests in backoff';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.ticket_queue from public;
+
 reset role;
 
 -- [copy of db/tables/ticket_queue_dead.sql]
@@ -386,6 +410,9 @@ comment on column farebox.ticket_queue_dead.last_seen_at is 'When the last of th
 comment on column farebox.ticket_queue_dead.fingerprint is 'SHA-256 of the request: a redelivery is counted, not kept again';
 comment on index farebox.idx_ticket_queue_dead_seen is 'Serves the list of dead requests';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.ticket_queue_dead from public;
+
 reset role;
 
 -- [copy of db/tables/ticket_queue_pauses.sql]
@@ -400,5 +427,8 @@ create table farebox.ticket_queue_pauses (
 comment on table farebox.ticket_queue_pauses is 'Companies whose queued requests wait until they are resumed';
 comment on column farebox.ticket_queue_pauses.company_id is 'The company';
 comment on column farebox.ticket_queue_pauses.paused_at is 'Since when';
+
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.ticket_queue_pauses from public;
 
 reset role;

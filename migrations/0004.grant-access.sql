@@ -55,10 +55,6 @@ reset role;
 -- Who may do what. Nothing for PUBLIC; functions and tables not named here are the owner's alone.
 set role farebox_owner;
 
--- The row types of the tables, which default privileges do not reach.
-revoke all on type farebox.companies, farebox.company_logins, farebox.payment_codes, farebox.routes, farebox.ticket_queue, farebox.ticket_queue_dead, farebox.ticket_queue_pauses, farebox.tickets, farebox.transactions, farebox.unapplied_payments
-  from public;
-
 grant usage on schema farebox to farebox_app, farebox_worker, farebox_company, farebox_admin;
 
 -- Applications: create and read, by function; no table.

@@ -21,4 +21,7 @@ comment on column farebox.companies.commission_rate is 'The platform''s share of
 comment on column farebox.companies.status is 'active sells tickets, suspended does not; retries of old payments still get their ticket';
 comment on column farebox.companies.created_at is 'When the company was added, by the database''s clock';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.companies from public;
+
 reset role;

@@ -13,4 +13,7 @@ comment on column farebox.company_logins.login is 'The role that logs in (sessio
 comment on column farebox.company_logins.company_id is 'The only company it reads';
 comment on column farebox.company_logins.created_at is 'When the login was bound';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.company_logins from public;
+
 reset role;

@@ -50,4 +50,7 @@ comment on index farebox.idx_payment_codes_update is 'Serves finding the code to
 comment on index farebox.idx_payment_codes_company is 'Serves the list of a company''s codes';
 comment on index farebox.idx_payment_codes_expiry is 'Serves the sweep of codes whose time is over';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.payment_codes from public;
+
 reset role;

@@ -30,4 +30,7 @@ comment on column farebox.routes.status is 'active sells tickets, inactive does 
 comment on column farebox.routes.created_at is 'When the route was added, by the database''s clock';
 comment on index farebox.idx_routes_company is 'Serves the list of a company''s routes';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.routes from public;
+
 reset role;

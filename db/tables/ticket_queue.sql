@@ -67,4 +67,7 @@ comment on index farebox.idx_ticket_queue_line is 'Serves the claim: who is next
 comment on index farebox.idx_ticket_queue_company is 'Serves the end of a company''s line, pausing and resuming it';
 comment on index farebox.idx_ticket_queue_delayed is 'Serves the requests in backoff';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.ticket_queue from public;
+
 reset role;

@@ -34,4 +34,7 @@ comment on column farebox.ticket_queue_dead.last_seen_at is 'When the last of th
 comment on column farebox.ticket_queue_dead.fingerprint is 'SHA-256 of the request: a redelivery is counted, not kept again';
 comment on index farebox.idx_ticket_queue_dead_seen is 'Serves the list of dead requests';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.ticket_queue_dead from public;
+
 reset role;

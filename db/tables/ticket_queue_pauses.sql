@@ -10,4 +10,7 @@ comment on table farebox.ticket_queue_pauses is 'Companies whose queued requests
 comment on column farebox.ticket_queue_pauses.company_id is 'The company';
 comment on column farebox.ticket_queue_pauses.paused_at is 'Since when';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.ticket_queue_pauses from public;
+
 reset role;

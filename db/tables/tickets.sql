@@ -56,4 +56,7 @@ comment on index farebox.idx_tickets_company_status_created is 'Serves dashboard
 comment on index farebox.idx_tickets_pending is 'Serves pending and expiry sweeps over all companies';
 comment on index farebox.idx_tickets_phone_company is 'Serves a passenger''s tickets';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.tickets from public;
+
 reset role;

@@ -32,4 +32,7 @@ comment on column farebox.transactions.net_amount is 'The company''s share: amou
 comment on column farebox.transactions.created_at is 'When the record was written; later than the ticket when it was repaired';
 comment on column farebox.transactions.status is 'completed, or reversed when the money went back';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.transactions from public;
+
 reset role;

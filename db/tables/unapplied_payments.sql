@@ -39,4 +39,7 @@ comment on column farebox.unapplied_payments.resolved_at is 'When the payment wa
 comment on column farebox.unapplied_payments.ticket_id is 'The ticket the payment became; null while it is open';
 comment on index farebox.idx_unapplied_payments_open is 'Serves the open payments, least recently tried first';
 
+-- Default privileges do not reach the row type of a table.
+revoke all on type farebox.unapplied_payments from public;
+
 reset role;
