@@ -146,7 +146,7 @@ def test_a_lost_ticket_also_gives_way_to_the_same_payment_with_another_code(
 def test_a_retry_whose_code_was_spent_while_it_waited_is_a_duplicate(db: Database, neighbours: bool) -> None:
     """The first call and its retry overlap; the first spends the last use, and commits.
 
-    Seen to fail when tickets are looked up only before the lock on the code is taken.
+    Should fail when tickets are looked up only before the lock on the code is taken; not tried yet.
     """
     shop = CodeShop(db, 2)
     [payment, rival, late, free] = shop.payments(4)
@@ -197,7 +197,7 @@ _CHANGES = {
 @pytest.mark.parametrize("change", _CHANGES)
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_payment_waits_for_a_change_of_its_code(db: Database, change: str, ending: str) -> None:
-    """What was read before the lock is judged again. Seen to fail without _refuse_codes."""
+    """It is judged again once locked. Seen to fail without the lock, and without _refuse_codes."""
     shop = CodeShop(db, 3)
     administrator, caller = db.connect(), db.connect(autocommit=True)
     create(caller, *shop.payments(2))
@@ -212,7 +212,7 @@ def test_a_payment_waits_for_a_change_of_its_code(db: Database, change: str, end
 @pytest.mark.parametrize("change", _CHANGES)
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_change_of_a_code_waits_for_payments(db: Database, change: str, ending: str) -> None:
-    """Seen to fail when the administrator's functions take no lock."""
+    """Should fail when the administrator's functions take no lock; not tried yet."""
     shop = CodeShop(db, 5)
     administrator, caller = db.connect(autocommit=True), db.connect()
     create(caller, *shop.payments(3))
@@ -250,7 +250,7 @@ def test_a_code_whose_time_ends_while_a_payment_waits_is_expired(db: Database) -
 def test_no_ticket_is_younger_than_the_end_of_its_code(db: Database) -> None:
     """A clock that runs over the end while callers buy, and the sweep goes round.
 
-    Seen to fail with the time read before the wait for the code.
+    Seen to fail without _refuse_codes.
     """
     now = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
     stop_the_clock(db, now)
@@ -299,7 +299,7 @@ def test_the_sweep_does_not_wait_for_payments(db: Database) -> None:
 
 
 def test_limits_that_go_up_and_down_under_load_are_kept(db: Database) -> None:
-    """Seen to fail without the lock on the codes, on either side."""
+    """Seen to fail when create_tickets does not lock the codes."""
     shop = CodeShop(db, 1)
     seed = secrets.randbits(32)
     over = threading.Event()

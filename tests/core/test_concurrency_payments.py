@@ -141,8 +141,8 @@ def test_the_others_wait_for_how_the_first_ends(
 
 
 def test_each_of_those_who_wait_may_fail_in_turn(db: Database, payment: dict[str, Any]) -> None:
-    """Seen to fail with the index not unique."""
-    del payment["payment_code"]  # else they would wait for the code
+    """Without a code, for which they would wait. Should fail with the index not unique; not tried yet."""
+    del payment["payment_code"]
     first, *others = (db.connect() for _ in range(5))
     tickets = [create_one(first, payment).ticket_id]
     holder = first
@@ -206,7 +206,7 @@ def test_a_rejection_kept_while_the_payment_waits_is_resolved_by_its_success(
 ) -> None:
     """The payment waits for its code or for another caller's ticket; meanwhile a masked redelivery is kept.
 
-    Seen to fail when unapplied_payments is looked up before the locks are taken.
+    Once a bug: unapplied_payments was looked up before the locks were taken, and the row stayed open.
     """
     holder, caller, webhook = db.connect(), db.connect(autocommit=True), db.connect(autocommit=True)
     if coded:
@@ -285,7 +285,7 @@ def test_a_payment_being_applied_is_created_once_by_its_redelivery(
 def test_a_rejection_that_waits_for_the_success_does_not_reopen_the_payment(
     db: Database, payment: dict[str, Any], ending: str
 ) -> None:
-    """Seen to fail when the kept row is written without regard to its being resolved."""
+    """Should fail when the row is written without regard to its being resolved; not tried yet."""
     one, two = db.connect(), db.connect(autocommit=True)
     masked = payment | {"passenger_phone": "masked"}
     create(two, masked)

@@ -1,7 +1,8 @@
 """Rule 4: no deadlocks, whatever batches share and in whatever order.
 
-Seen to fail, each by itself: the insert into tickets without its ORDER BY; the codes locked without theirs;
-the kept payments written without theirs. (A deadlock shows as 40P01, which nothing here catches.)
+test_batches_that_share_everything was seen to fail with each of these taken away: the order in which tickets
+are inserted, codes are locked, kept payments are written. So was the test of administrators and workers with
+the last two. (A deadlock shows as 40P01, which nothing here catches.)
 """
 
 import json

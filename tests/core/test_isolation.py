@@ -78,7 +78,7 @@ def test_a_ticket_younger_than_the_snapshot(
 def test_a_ticket_on_its_way(
     db: Database, payment: dict[str, Any], strict: Connection, coded: bool, ending: str
 ) -> None:
-    """Seen to fail with the index not unique (and, with a code, without the lock on it)."""
+    """Seen to fail with the index not unique."""
     if not coded:
         del payment["payment_code"]
     other = db.connect()
@@ -100,7 +100,7 @@ def test_a_ticket_on_its_way(
 def test_a_code_changed_since_the_snapshot(
     db: Database, payment: dict[str, Any], strict: Connection, change: str
 ) -> None:
-    """Seen to fail without the lock on the codes."""
+    """The lock on the code raises; without it the charge does, so it was not seen to fail without."""
     _look(strict)
     with db.connect(autocommit=True) as other:
         if change == "spent":
@@ -122,7 +122,7 @@ def test_a_code_changed_since_the_snapshot(
 def test_a_route_deleted_since_the_snapshot(
     db: Database, payment: dict[str, Any], strict: Connection
 ) -> None:
-    """Deleted before the call, and while it waits. Seen to fail without the lock on the routes."""
+    """Deleted before the call, and while it waits. Once a bug: the old snapshot still saw the route."""
     del payment["payment_code"]
     second = payment | {"route_id": str(db.route(payment["company_id"]))}
     _look(strict)
@@ -146,7 +146,7 @@ def test_a_route_deleted_since_the_snapshot(
 def test_a_snapshot_that_is_too_old_deletes_nothing_that_was_sold(
     db: Database, payment: dict[str, Any], strict: Connection
 ) -> None:
-    """Seen to fail without the check of the isolation level in the delete guard."""
+    """Once a bug: the old snapshot of the delete guard did not see the ticket."""
     _look(strict)
     with db.connect(autocommit=True) as other:
         create(other, payment)
@@ -176,7 +176,7 @@ def test_a_kept_payment_rejected_again_since_the_snapshot(
 def test_a_record_repaired_since_the_snapshot(
     db: Database, payment: dict[str, Any], strict: Connection
 ) -> None:
-    """By a replay, and by record_missing_transactions. Seen to fail without the key of transactions."""
+    """By a replay, and by record_missing_transactions. Relies on the key of transactions."""
     with db.connect(autocommit=True) as other:
         create(other, payment)
         repairs: list[Callable[[], Any]] = [
@@ -231,7 +231,7 @@ def test_a_catalog_changed_since_the_snapshot(
 def test_many_callers_who_try_again_get_there(db: Database, level: IsolationLevel) -> None:
     """The same payments, shared codes at their limits, rejections: all as in READ COMMITTED.
 
-    Seen to fail with the index not unique, and without the lock on the codes.
+    Seen to fail with the index not unique.
     """
     seed = secrets.randbits(32)
     company = db.company()
@@ -264,7 +264,7 @@ def test_many_callers_who_try_again_get_there(db: Database, level: IsolationLeve
 
 
 def test_two_who_apply_kept_payments_get_there(db: Database, level: IsolationLevel) -> None:
-    """Seen to fail with the index not unique."""
+    """They meet at the kept rows already: it does not fail with the index not unique."""
     company = db.company(status="suspended")
     route = db.route(company)
     with db.connect(autocommit=True) as conn:

@@ -144,7 +144,8 @@ def _cases(db: Database, shop: _Shop, conn: Connection) -> dict[str, Callable[[]
 def test_every_statement_of_a_call_goes_by_its_index(db: Database, state: str) -> None:
     """Empty and never analysed, with statistics that say empty, or filled and analysed.
 
-    Seen to fail without the settings of the functions, and without the shapes of their look-ups.
+    Seen to fail without `offset 0` in _judge_requests and with sequential scans allowed; and with a bug: a
+    look-up by id read the partial index of open payments from end to end.
     """
     shop = _Shop(db)
     if state == "filled":
@@ -291,7 +292,7 @@ def test_charging_a_code_is_a_hot_update(own_db: Database) -> None:
     """Every one of a thousand, so no index of payment_codes grows; also the one that spends it.
 
     On a server of its own: transactions of other databases delay the removal of dead row versions.
-    Seen to fail with an index on used_tickets or status, and with a fillfactor of 100.
+    Should fail with an index on used_tickets or status, and with a fillfactor of 100; not tried yet.
     """
     db = own_db
     shop = _Shop(db)
