@@ -51,7 +51,7 @@ drop function farebox._process_requests(p_ids bigint[], p_batch text, p_begun bo
 drop function farebox._give_up_request(p_request farebox.ticket_queue, p_reason text, p_now timestamptz);
 drop function farebox._keep_dead_requests(p_queue_ids bigint[], p_reasons text[], p_details text[], p_now
   timestamptz);
-drop function farebox._claim_requests(p_limit int, out ids bigint[], out batch text);
+drop function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out batch text);
 drop function farebox.enqueue_tickets(p_batch json);
 drop function farebox._read_queue_keys(p_keys text[], out queue_ids bigint[], out transaction_ids text[]);
 drop function farebox._is_given_up(p_reason text);

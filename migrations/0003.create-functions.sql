@@ -2378,12 +2378,12 @@ reset role;
 
 -- [copy of db/functions/_claim_requests.sql]
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit.  Returns: their ids, null when there is nothing to do (then the next producer rings), and the requests as a
---   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue,
---   ticket_queue_pauses (shared), never waiting (SKIP LOCKED: workers pass each other by). Paused companies' requests leave the line.
+-- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.  Returns: their ids, null when there is nothing
+--   to do (then the next producer rings), and the requests as a JSON array; those that must be tried in small company never come with
+--   others.  Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
 set role farebox_owner;
 
-create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)
+create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out batch text)
 language plpgsql volatile security invoker
 -- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
 set enable_sort = off
@@ -2409,7 +2409,7 @@ begin
   v_due := array(
     select q.id
     from farebox.ticket_queue as q
-    where q.ready_at <= v_now
+    where q.ready_at <= v_now and (p_with_care or q.reason is distinct from 'unfinished')
     order by q.ready_at
     limit (p_limit + 1) / 2
     for update skip locked);
@@ -2507,7 +2507,7 @@ begin
 end
 $$;
 
-comment on function farebox._claim_requests(int) is 'Internal: takes the queued requests that are next';
+comment on function farebox._claim_requests(int, boolean) is 'Internal: takes the queued requests that are next';
 
 reset role;
 
@@ -2687,7 +2687,7 @@ reset role;
 -- [copy of db/functions/process_ticket_queue.sql]
 -- Purpose: claims queued requests, makes their tickets and settles them, all in the caller's transaction: whatever stops it puts
 --   everything back. Any number of callers at once. Requests are done when they have an outcome, whichever it is.
--- Parameters: p_limit, 1 to 10,000.  Returns: one row of counts; taken = 0 when nothing is ready.
+-- Parameters: p_limit, 1 to 10,000.  Returns: one row of counts; taken = 0 when nothing is ready but for begin_queued_request.
 -- Raises: TK003; what is not the requests' fault (such as 40001, 53100).  Locks and writes: ticket_queue (skipping what is locked),
 --   then as create_tickets, then ticket_queue_dead.
 set role farebox_owner;
@@ -2707,7 +2707,7 @@ declare
 begin
   perform farebox._check_limit(p_limit, 10000);
 
-  v_claim := farebox._claim_requests(p_limit);
+  v_claim := farebox._claim_requests(p_limit, false);
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
@@ -2723,9 +2723,10 @@ reset role;
 
 -- [copy of db/functions/begin_queued_request.sql]
 -- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, the
---   attempt counts even if the second half (process_queued_request) takes down its session. Alone, so that nobody else is blamed.
--- Returns: the queue id, null when nothing is ready.
--- Locks and writes: ticket_queue; the request is in backoff from now on, and free again after that if nobody processes it.
+--   attempt counts even if the second half (process_queued_request) takes down its session, or the whole server. One request at a time
+--   in the whole database, so that nobody is blamed for another.
+-- Returns: the queue id, null when nothing is ready or another one's attempt may be under way.
+-- Locks and writes: an advisory lock, ticket_queue; the request is in backoff from now on, and free again after that if it was not processed.
 set role farebox_owner;
 
 create function farebox.begin_queued_request()
@@ -2739,8 +2740,13 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_claim record := farebox._claim_requests(1);
+  v_claim record;
 begin
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 1);
+  if exists (select from farebox.ticket_queue as q where q.ready_at > farebox._now() and q.reason = 'unfinished') then
+    return null;
+  end if;
+  v_claim := farebox._claim_requests(1, true);
   update farebox.ticket_queue as q
   set
     rank = null,
@@ -2826,7 +2832,14 @@ begin
   for v_count in 1 .. p_batches loop
     select p.taken into v_taken from farebox.process_ticket_queue(p_limit) as p;
     commit;
-    exit when v_taken = 0;
+    if v_taken = 0 then
+      -- What is left may be requests whose last attempt began and never ended: they are processed with care only.
+      v_queue_id := farebox.begin_queued_request();
+      commit;
+      exit when v_queue_id is null;
+      perform from farebox.process_queued_request(v_queue_id);
+      commit;
+    end if;
   end loop;
 end
 $$;
@@ -3256,7 +3269,9 @@ declare
 begin
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
   update farebox.ticket_queue as q
-  set rank = p.rank
+  set
+    rank = case when q.attempts = 0 then p.rank end,
+    ready_at = case when q.attempts > 0 then farebox._now() end  -- where it was: what began and never ended needs care
   from (
     select q.id, (select f.last_value from farebox.ticket_queue_floor as f) + row_number() over (order by q.id) as rank
     from farebox.ticket_queue as q

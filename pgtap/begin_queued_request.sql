@@ -1,6 +1,6 @@
 -- begin_queued_request: counts the next request's attempt before it is made.
 begin;
-select plan(18);
+select plan(19);
 
 -- The clock stands still until the test sets it.
 create or replace function farebox._now() returns timestamptz
@@ -36,21 +36,21 @@ select results_eq(
   $$select attempts::int, reason, ready_at >= farebox._now() + '100 ms', ready_at <= farebox._now() + '150 ms'
     from farebox.ticket_queue where id = (select id from ids where ordinal = 1)$$,
   $$values (1, 'unfinished' collate "C", true, true)$$, 'its attempt counts from now on; nobody else takes it for a while');
-select is(farebox.begin_queued_request(), (select id from ids where ordinal = 2), 'the next one');
-select is(farebox.begin_queued_request(), null, 'no other');
-select is((select taken from farebox.process_ticket_queue()), 0, 'they are not ready');
+select is(farebox.begin_queued_request(), null, 'one at a time, so that nobody is blamed for another');
+select is((select created from farebox.process_ticket_queue()), 1, 'whole batches go on meanwhile');
+set local tap.now = '2025-06-01 08:00:01+00';
+select is((select taken from farebox.process_ticket_queue()), 0, 'but leave alone what began and never ended');
 
 -- Whoever began dies, three times ------------------------------------------------------------------------------
 
-set local tap.now = '2025-06-01 08:00:01+00';
-select is(farebox.begin_queued_request() + farebox.begin_queued_request(), (select sum(id)::bigint from ids),
-  'when the time is over they are ready again');
+select is(farebox.begin_queued_request(), (select id from ids where ordinal = 1), 'when the time is over it begins again');
+select results_eq($$select attempts::int, ready_at >= farebox._now() + '200 ms', ready_at <= farebox._now() + '300 ms' from farebox.ticket_queue$$,
+  'values (2, true, true)', 'and rests twice as long');
 set local tap.now = '2025-06-01 08:00:02+00';
-select is((select created from farebox.process_queued_request(farebox.begin_queued_request())), 1, 'one comes through at last');
-create temp table left_over as select id from farebox.ticket_queue;
-select is(farebox.begin_queued_request(), (select id from left_over), 'the other still waits');
+select is(farebox.begin_queued_request(), (select id from ids where ordinal = 1), 'a third time');
 set local tap.now = '2025-06-01 08:00:04+00';
-select results_eq('select taken, dead from farebox.process_ticket_queue()', 'values (1, 1)',
+select is(farebox.begin_queued_request(), (select id from ids where ordinal = 1), 'and then');
+select results_eq('select taken, dead from farebox.process_queued_request((select id from ids where ordinal = 1))', 'values (1, 1)',
   'after three attempts that never ended it is given up');
 select results_eq('select reason, resolved_at is null from farebox.unapplied_payments', $$values ('unfinished' collate "C", true)$$, 'with its reason');
 select is((select outcome from farebox.apply_unapplied_payments()), 'created', 'and can be applied later');

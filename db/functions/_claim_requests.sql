@@ -1,10 +1,10 @@
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit.  Returns: their ids, null when there is nothing to do (then the next producer rings), and the requests as a
---   JSON array. Those that must be tried in small company (`together`) never come with others.  Locks and writes: ticket_queue,
---   ticket_queue_pauses (shared), never waiting (SKIP LOCKED: workers pass each other by). Paused companies' requests leave the line.
+-- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.  Returns: their ids, null when there is nothing
+--   to do (then the next producer rings), and the requests as a JSON array; those that must be tried in small company never come with
+--   others.  Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
 set role farebox_owner;
 
-create function farebox._claim_requests(p_limit int, out ids bigint[], out batch text)
+create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out batch text)
 language plpgsql volatile security invoker
 -- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
 set enable_sort = off
@@ -30,7 +30,7 @@ begin
   v_due := array(
     select q.id
     from farebox.ticket_queue as q
-    where q.ready_at <= v_now
+    where q.ready_at <= v_now and (p_with_care or q.reason is distinct from 'unfinished')
     order by q.ready_at
     limit (p_limit + 1) / 2
     for update skip locked);
@@ -128,6 +128,6 @@ begin
 end
 $$;
 
-comment on function farebox._claim_requests(int) is 'Internal: takes the queued requests that are next';
+comment on function farebox._claim_requests(int, boolean) is 'Internal: takes the queued requests that are next';
 
 reset role;

@@ -1,7 +1,8 @@
 -- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, the
---   attempt counts even if the second half (process_queued_request) takes down its session. Alone, so that nobody else is blamed.
--- Returns: the queue id, null when nothing is ready.
--- Locks and writes: ticket_queue; the request is in backoff from now on, and free again after that if nobody processes it.
+--   attempt counts even if the second half (process_queued_request) takes down its session, or the whole server. One request at a time
+--   in the whole database, so that nobody is blamed for another.
+-- Returns: the queue id, null when nothing is ready or another one's attempt may be under way.
+-- Locks and writes: an advisory lock, ticket_queue; the request is in backoff from now on, and free again after that if it was not processed.
 set role farebox_owner;
 
 create function farebox.begin_queued_request()
@@ -15,8 +16,13 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_claim record := farebox._claim_requests(1);
+  v_claim record;
 begin
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 1);
+  if exists (select from farebox.ticket_queue as q where q.ready_at > farebox._now() and q.reason = 'unfinished') then
+    return null;
+  end if;
+  v_claim := farebox._claim_requests(1, true);
   update farebox.ticket_queue as q
   set
     rank = null,

@@ -32,7 +32,14 @@ begin
   for v_count in 1 .. p_batches loop
     select p.taken into v_taken from farebox.process_ticket_queue(p_limit) as p;
     commit;
-    exit when v_taken = 0;
+    if v_taken = 0 then
+      -- What is left may be requests whose last attempt began and never ended: they are processed with care only.
+      v_queue_id := farebox.begin_queued_request();
+      commit;
+      exit when v_queue_id is null;
+      perform from farebox.process_queued_request(v_queue_id);
+      commit;
+    end if;
   end loop;
 end
 $$;

@@ -1,6 +1,6 @@
 -- Purpose: claims queued requests, makes their tickets and settles them, all in the caller's transaction: whatever stops it puts
 --   everything back. Any number of callers at once. Requests are done when they have an outcome, whichever it is.
--- Parameters: p_limit, 1 to 10,000.  Returns: one row of counts; taken = 0 when nothing is ready.
+-- Parameters: p_limit, 1 to 10,000.  Returns: one row of counts; taken = 0 when nothing is ready but for begin_queued_request.
 -- Raises: TK003; what is not the requests' fault (such as 40001, 53100).  Locks and writes: ticket_queue (skipping what is locked),
 --   then as create_tickets, then ticket_queue_dead.
 set role farebox_owner;
@@ -20,7 +20,7 @@ declare
 begin
   perform farebox._check_limit(p_limit, 10000);
 
-  v_claim := farebox._claim_requests(p_limit);
+  v_claim := farebox._claim_requests(p_limit, false);
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;

@@ -14,7 +14,9 @@ declare
 begin
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
   update farebox.ticket_queue as q
-  set rank = p.rank
+  set
+    rank = case when q.attempts = 0 then p.rank end,
+    ready_at = case when q.attempts > 0 then farebox._now() end  -- where it was: what began and never ended needs care
   from (
     select q.id, (select f.last_value from farebox.ticket_queue_floor as f) + row_number() over (order by q.id) as rank
     from farebox.ticket_queue as q

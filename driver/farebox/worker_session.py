@@ -19,6 +19,7 @@ R = TypeVar("R")
 APPLICATION_NAME: Final = "farebox worker"
 """By this name `farebox metrics` and `farebox doctor` count the workers."""
 MOST_CARE: Final = 10_000
+CARE_EVERY: Final = 50
 NOTHING: Final = BatchCounts(taken=0, created=0, duplicates=0, conflicts=0, rejected=0, retried=0, dead=0)
 
 
@@ -29,8 +30,9 @@ class Session:
     is gone. So after each start and each failure the session is careful: the next requests, as many as
     may have been in the failed batch, are processed one by one, and each one's attempt is counted and
     committed before it is made. Only what kills its session alone is ever blamed, and after three times
-    it is given up. If it fails again before it has come through, others have pushed in front: it then is
-    careful for twice as many.
+    it is given up. One request at a time is processed like this in the whole database; meanwhile other
+    careful sessions find nothing. A session that fails again before it has come through is careful for
+    twice as many: others may have pushed in front.
     """
 
     def __init__(self, target: Target, batch_size: int) -> None:
@@ -39,6 +41,7 @@ class Session:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._next_care = batch_size
         self._settled = 0  # since the last failure
+        self._batches = 0
         self.careful = batch_size
         self.found = False  # whether the last step found anything to do
 
@@ -53,7 +56,7 @@ class Session:
         Raises what `farebox.errors` makes of the error. All was put back then; call again after a pause.
         """
         try:
-            counts = await self._careful_step() if self.careful else await self._batch()
+            counts = await self._careful_step() if self.careful else await self._normal_step()
         except FareboxError:
             self._failed()
             raise
@@ -68,10 +71,15 @@ class Session:
         if connection is not None:
             await connection.close()
 
-    async def _batch(self) -> BatchCounts:
-        [counts] = await self._call(PROCESS_TICKET_QUEUE, self._batch_size)
-        self.found = counts.taken > 0
-        return counts
+    async def _normal_step(self) -> BatchCounts:
+        """A batch. Now and then, and when there is none, what only begins with care: others' unfinished."""
+        self._batches += 1
+        if self._batches % CARE_EVERY:
+            [counts] = await self._call(PROCESS_TICKET_QUEUE, self._batch_size)
+            if counts.taken:
+                self.found = True
+                return counts
+        return await self._careful_step()
 
     async def _careful_step(self) -> BatchCounts:
         begun = await self._call(BEGIN_QUEUED_REQUEST)
@@ -79,7 +87,7 @@ class Session:
         if not begun:
             return NOTHING
         [counts] = await self._call(PROCESS_QUEUED_REQUEST, begun[0])
-        self.careful -= 1
+        self.careful = max(0, self.careful - 1)
         return counts  # of nothing, when somebody else was faster
 
     def _failed(self) -> None:

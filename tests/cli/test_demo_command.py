@@ -20,6 +20,7 @@ def test_the_demo_runs_on_an_empty_database_and_again(blank_db: Database, tmp_pa
     assert document["surprises"] == document["violations"] == []
     assert document["import"]["created"] > 1000
     assert document["import_again"]["created"] == 0
+    assert document["queued"]["tickets"] == 1500
     assert document["rescued"] > 0
 
     same = farebox("demo", *PAYMENTS, "--seed", 1, "--out", tmp_path, "--json", dsn=blank_db.dsn)
@@ -35,7 +36,15 @@ def test_the_demo_runs_on_an_empty_database_and_again(blank_db: Database, tmp_pa
 def test_the_demo_tells_people_what_happened_and_how_to_go_on(blank_db: Database, tmp_path: Path) -> None:
     ran = farebox("demo", *PAYMENTS, "--out", tmp_path, dsn=blank_db.dsn)
     assert ran.code == 0
-    for text in ("phone_invalid", "code_exhausted", "gross SLE", "all invariants hold", "psql ", "a second"):
+    for text in (
+        "phone_invalid",
+        "code_exhausted",
+        "gross SLE",
+        "all invariants hold",
+        "psql ",
+        "a second",
+        "stored",
+    ):
         assert text in ran.out
 
 

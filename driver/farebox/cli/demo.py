@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from farebox.cli.tickets import creator, outcome_rows, run_import, tally_documen
 from farebox.demo.catalogue import COMPANIES
 from farebox.demo.load import Expected, issue_codes, load_catalogue, write_rush
 from farebox.demo.rush import Rush
+from farebox.demo.webhooks import send_webhooks
 from farebox.errors import NotMigratedError
 from farebox.models import Violation
 from farebox.server import EmbeddedServer, default_home
 
 BATCH_SIZE = 500
+MOST_WEBHOOKS = 2_000
 RESCUED_REASON = "route_inactive"
 
 
@@ -92,6 +94,14 @@ def demo(session: Session, payments: int, seed: int | None, folder: Path | None,
         again = _import(session.out, client, files)
         stage.end(f"{again['created']:,} created, {again['duplicate']:,} duplicate; {_speed(again)}")
 
+        webhooks = min(payments, MOST_WEBHOOKS)
+        stage.begin(f"The queue: {webhooks:,} webhooks are stored and answered, a worker makes the tickets")
+        queued = send_webhooks(dsn, client, webhooks, seed)
+        stage.end(
+            f"all stored after {queued.stored_after * 1e3:,.0f} ms, "
+            f"{queued.tickets:,} tickets after {queued.settled_after * 1e3:,.0f} ms"
+        )
+
         stage.begin("A closed route opens: payments for it that were kept become tickets")
         rescued = _rescue(client)
         stage.end(f"farebox unapplied apply --reason {RESCUED_REASON}: {rescued:,} tickets")
@@ -104,7 +114,7 @@ def demo(session: Session, payments: int, seed: int | None, folder: Path | None,
         violations = client.verify()
         _show_violations(session.out, violations)
 
-    is_good = not violations and not surprises and not again["created"]
+    is_good = not violations and not surprises and not again["created"] and queued.tickets == webhooks
     if session.out.as_json:
         session.out.document(
             {
@@ -115,6 +125,7 @@ def demo(session: Session, payments: int, seed: int | None, folder: Path | None,
                 "import": tally_document(first),
                 "import_again": tally_document(again),
                 "surprises": surprises,
+                "queued": asdict(queued),
                 "rescued": rescued,
                 "companies": companies,
                 "violations": [violation.model_dump() for violation in violations],

@@ -1,0 +1,250 @@
+"""Rates of the queue, each beside what it is measured against, in one run on one durable server.
+
+    python -m tests.bench queue_rate --server pg18 --what direct,snapshot,producers,backlog,fairness
+
+``direct``     stored and then processed, against the same payments given to ``create_tickets`` at once
+``snapshot``   the same while another session holds an old snapshot
+``producers``  64 producers of single requests, with workers that sleep and are notified, and with none
+``backlog``    a million waiting, drained: the rate in each tenth
+``fairness``   a company has 100,000 waiting: how long another one's single request takes
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+
+from tests.bench.core import Catalog
+from tests.bench.support import bench_database
+from tests.support.database import Database
+
+_ENQUEUE = "select count(*) from farebox.enqueue_tickets(%s)"
+_CREATE = "select count(*) from farebox.create_tickets(%s)"
+_PROCESS = "select taken from farebox.process_ticket_queue(%s)"
+
+
+def batches(catalog: Catalog, count: int, size: int) -> list[str]:
+    """So many new payments in batches, as text."""
+    return [json.dumps(catalog.requests(size)) for _ in range(count // size)]
+
+
+def send(dsn: str, statement: str, payloads: Sequence[str]) -> None:
+    """One statement for each payload."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for payload in payloads:
+            conn.execute(statement.encode(), [payload])
+
+
+def drain(dsn: str, limit: int, until: Any = None, statement: str = _PROCESS) -> None:
+    """Processes until nothing is left, and ``until`` is set if it is given."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        while True:
+            ended = until is None or until.is_set()
+            [[taken]] = conn.execute(statement.encode(), [limit])
+            if taken == 0 and ended:
+                return
+
+
+def together(*jobs: tuple[Callable[..., None], tuple[Any, ...]]) -> float:
+    """Runs each in a process of its own; the seconds until all have ended."""
+    processes = [_FORK.Process(target=target, args=args) for target, args in jobs]
+    began = time.monotonic()
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise SystemExit("a process failed")
+    return time.monotonic() - began
+
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def _direct(db: Database, catalog: Catalog, count: int, size: int) -> float:
+    payloads = batches(catalog, count, size)
+    half = len(payloads) // 2
+    return count / together(
+        (send, (db.dsn, _CREATE, payloads[:half])), (send, (db.dsn, _CREATE, payloads[half:]))
+    )
+
+
+def _stored_and_processed(db: Database, catalog: Catalog, count: int, size: int) -> float:
+    """Two producers and two workers at the same time, until all are tickets."""
+    payloads = batches(catalog, count, size)
+    half = len(payloads) // 2
+    stored = _FORK.Event()
+
+    def produce() -> None:
+        together((send, (db.dsn, _ENQUEUE, payloads[:half])), (send, (db.dsn, _ENQUEUE, payloads[half:])))
+        stored.set()
+
+    return count / together((produce, ()), (drain, (db.dsn, size, stored)), (drain, (db.dsn, size, stored)))
+
+
+def direct(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+    """End to end against create_tickets."""
+    for size in (100, 500):
+        rates: dict[str, list[float]] = {"direct": [], "queue": []}
+        for _ in range(args.rounds):
+            rates["direct"].append(_direct(db, catalog, args.count, size))
+            rates["queue"].append(_stored_and_processed(db, catalog, args.count, size))
+        one, other = (statistics.median(rates[name]) for name in ("direct", "queue"))
+        print(f"batch {size}: direct {one:,.0f}/s, stored and processed {other:,.0f}/s: {other / one:.2f}")
+
+
+def snapshot(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+    """Stored and processed while an old snapshot is held, for --seconds."""
+    normal = statistics.median(_stored_and_processed(db, catalog, args.count, 100) for _ in range(3))
+    print(f"no snapshot: {normal:,.0f}/s")
+    with psycopg.connect(db.dsn) as old:
+        old.execute("set transaction isolation level repeatable read")
+        old.execute("select count(*) from farebox.companies")
+        began = time.monotonic()
+        rates: list[float] = []
+        while time.monotonic() - began < args.seconds:
+            rates.append(_stored_and_processed(db, catalog, args.count, 100))
+        [(dead, size)] = db.execute(
+            "select dead_tuples, pg_total_relation_size('farebox.ticket_queue') >> 20"
+            " from farebox.queue_metrics()"
+        )
+        held = statistics.median(rates)
+        print(
+            f"snapshot held for {args.seconds:.0f} s: {held:,.0f}/s, {held / normal:.2f} of normal;"
+            f" last round {rates[-1]:,.0f}/s; {dead:,} dead rows, {size} MB"
+        )
+    after = statistics.median(_stored_and_processed(db, catalog, args.count, 100) for _ in range(3))
+    print(f"let go: {after:,.0f}/s")
+
+
+def _one_by_one(dsn: str, payloads: Sequence[str], begin: Any) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        begin.wait()
+        for payload in payloads:
+            conn.execute(_ENQUEUE, [payload])
+
+
+def _sleepy(dsn: str, until: Any) -> None:
+    """A worker that is woken, processes, and lies down again at once: most notifications possible."""
+    with (
+        psycopg.connect(dsn, autocommit=True) as conn,
+        psycopg.connect(dsn, autocommit=True) as listener,
+    ):
+        listener.execute("listen farebox_queue")
+        while not until.is_set():
+            [[taken]] = conn.execute(_PROCESS, [100])
+            if not taken:
+                list(listener.notifies(timeout=0.5, stop_after=1))
+
+
+def _produce(db: Database, catalog: Catalog, count: int, *, notify: bool) -> float:
+    payloads = batches(catalog, count, 1)
+    begin, end = _FORK.Barrier(65), _FORK.Event()
+    producers = [
+        _FORK.Process(target=_one_by_one, args=(db.dsn, payloads[number::64], begin)) for number in range(64)
+    ]
+    # The worker runs in both cases; without notifications nobody may ring.
+    if not notify:
+        db.execute(
+            "create or replace function farebox._wake_workers() returns void language sql as $$ select $$"
+        )
+    workers = [_FORK.Process(target=_sleepy, args=(db.dsn, end)) for _ in range(2)]
+    for process in producers + workers:
+        process.start()
+    begin.wait()
+    began = time.monotonic()
+    for process in producers:
+        process.join()
+    seconds = time.monotonic() - began
+    end.set()
+    for process in workers:
+        process.join()
+    return count / seconds
+
+
+def producers(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+    """64 producers, with notifications and without, in turn."""
+    source = db.value("select pg_get_functiondef('farebox._wake_workers'::regproc)")
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(args.rounds):
+        for notify in (True, False):
+            rates[notify].append(_produce(db, catalog, 12_800, notify=notify))
+            db.execute(source)
+            drain(db.dsn, 1_000)
+    on, off = statistics.median(rates[True]), statistics.median(rates[False])
+    print(f"64 producers: notifications on {on:,.0f}/s, off {off:,.0f}/s: {on / off:.2f}")
+
+
+def backlog(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+    """A million waiting, drained by two workers; the rate in each tenth."""
+    for _ in range(args.backlog // 100_000):
+        payloads = batches(catalog, 100_000, 1_000)
+        together((send, (db.dsn, _ENQUEUE, payloads[:50])), (send, (db.dsn, _ENQUEUE, payloads[50:])))
+    workers = [_FORK.Process(target=drain, args=(db.dsn, 100)) for _ in range(2)]
+    began, left = time.monotonic(), args.backlog
+    for worker in workers:
+        worker.start()
+    rates: list[str] = []
+    while left > 0:
+        target = left - args.backlog // 10
+        while (now_left := db.value("select farebox.queue_size()")) > target and now_left:
+            time.sleep(0.2)
+        now = time.monotonic()
+        rates.append(f"{(left - now_left) / (now - began):,.0f}")
+        began, left = now, now_left
+    for worker in workers:
+        worker.join()
+    print(f"backlog of {args.backlog:,}, by tenths: {' '.join(rates)} /s")
+
+
+def fairness(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+    """Single requests of another company while two workers drain a backlog of 100,000."""
+    big, small = Catalog(catalog.places[:1]), Catalog(catalog.places[1:])
+    payloads = batches(big, 100_000, 1_000)
+    send(db.dsn, _ENQUEUE, payloads)
+    workers = [_FORK.Process(target=drain, args=(db.dsn, 100)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    times: list[float] = []
+    while db.value("select farebox.queue_size()") > 20_000:
+        began = time.monotonic()
+        [[queue_id]] = db.execute(
+            "select queue_id from farebox.enqueue_tickets(%s)", [json.dumps(small.requests(1))]
+        )
+        while db.execute("select from farebox.ticket_queue where id = %s", [queue_id]):
+            time.sleep(0.001)
+        times.append((time.monotonic() - began) * 1e3)
+    for worker in workers:
+        worker.join()
+    times.sort()
+    print(
+        f"{len(times)} single requests beside a backlog of 100,000: median {statistics.median(times):.0f} ms,"
+        f" worst {times[-1]:.0f} ms"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Command line."""
+    kinds = {f.__name__: f for f in (direct, snapshot, producers, backlog, fairness)}
+    parser = argparse.ArgumentParser(prog="python -m tests.bench queue_rate", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--server", default="pg18")
+    parser.add_argument("--what", default=",".join(kinds))
+    parser.add_argument("--count", type=int, default=40_000, help="payments in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=180.0, help="how long the snapshot is held")
+    parser.add_argument("--backlog", type=int, default=1_000_000)
+    args = parser.parse_args(arguments)
+    for what in args.what.split(","):
+        with bench_database(args.server, max_connections=150) as db:
+            with psycopg.connect(db.dsn, autocommit=True) as conn:
+                catalog = Catalog.make(conn, 20)
+            print(f"{args.server}, load {os.getloadavg()[0]:.1f}, {what}")
+            kinds[what](db, catalog, args)
+            db.close()
