@@ -46,7 +46,7 @@ to farebox_worker, farebox_admin;
 -- Workers alone: the queue.
 grant execute on function
   farebox.process_ticket_queue(int),
-  farebox.begin_queued_request(),
+  farebox.begin_queued_request(boolean),
   farebox.process_queued_request(bigint)
 to farebox_worker;
 grant execute on procedure farebox.drain_ticket_queue(int, int) to farebox_worker;

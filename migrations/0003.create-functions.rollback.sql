@@ -44,7 +44,7 @@ drop function farebox.queue_size();
 drop function farebox.queued_outcomes(p_queue_ids bigint[], p_batch json);
 drop procedure farebox.drain_ticket_queue(p_limit int, p_batches int);
 drop function farebox.process_queued_request(p_queue_id bigint);
-drop function farebox.begin_queued_request();
+drop function farebox.begin_queued_request(p_unfinished_only boolean);
 drop function farebox.process_ticket_queue(p_limit int);
 drop function farebox._process_requests(p_ids bigint[], p_batch text, p_begun boolean, out taken int, out
   created int, out duplicates int, out conflicts int, out rejected int, out retried int, out dead int);

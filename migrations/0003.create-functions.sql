@@ -2365,6 +2365,7 @@ begin
       order by q.rank desc nulls last
       limit 1), v_floor) as rank
     from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
+    offset 0  -- else the look-up would be made again for each request
   ) as l on l.company_id = x.company_id;
   perform farebox._wake_workers();
   return query select i.ordinal::int, i.id from unnest(v_ids) with ordinality as i(id, ordinal);
@@ -2722,14 +2723,14 @@ comment on function farebox.process_ticket_queue(int) is
 reset role;
 
 -- [copy of db/functions/begin_queued_request.sql]
--- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, the
---   attempt counts even if the second half (process_queued_request) takes down its session, or the whole server. One request at a time
---   in the whole database, so that nobody is blamed for another.
--- Returns: the queue id, null when nothing is ready or another one's attempt may be under way.
--- Locks and writes: an advisory lock, ticket_queue; the request is in backoff from now on, and free again after that if it was not processed.
+-- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, it counts
+--   even if the second half (process_queued_request) takes down the session or the server. One at a time in the whole database.
+-- Parameters: p_unfinished_only, only requests whose last attempt began and never ended: process_ticket_queue leaves those out.
+-- Returns: the queue id, null when there is none or another one's attempt may be under way.
+-- Locks and writes: an advisory lock, ticket_queue; from now on the request is in backoff, after which it is free again.
 set role farebox_owner;
 
-create function farebox.begin_queued_request()
+create function farebox.begin_queued_request(p_unfinished_only boolean default false)
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -2742,6 +2743,11 @@ as $$
 declare
   v_claim record;
 begin
+  if p_unfinished_only and not exists (
+    select from farebox.ticket_queue as q where q.ready_at <= farebox._now() and q.reason = 'unfinished')
+  then
+    return null;
+  end if;
   perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 1);
   if exists (select from farebox.ticket_queue as q where q.ready_at > farebox._now() and q.reason = 'unfinished') then
     return null;
@@ -2759,7 +2765,7 @@ begin
 end
 $$;
 
-comment on function farebox.begin_queued_request() is
+comment on function farebox.begin_queued_request(boolean) is
   'Counts the next request''s attempt before it is made by process_queued_request, so that it counts whatever happens then';
 
 reset role;
@@ -2767,7 +2773,8 @@ reset role;
 -- [copy of db/functions/process_queued_request.sql]
 -- Purpose: the second half of processing one request with care, after begin_queued_request has committed.
 -- Parameters: p_queue_id.  Returns: the counts of process_ticket_queue; taken = 0 when somebody else has the request or had it.
--- Raises, locks and writes: as process_ticket_queue.
+-- Raises, locks and writes: as process_ticket_queue; but it waits for whoever passes by the request right now, or its attempt would
+--   have been counted and not made.
 set role farebox_owner;
 
 create function farebox.process_queued_request(p_queue_id bigint)
@@ -2783,7 +2790,7 @@ as $$
 declare
   v_request farebox.ticket_queue;
 begin
-  select q.* into v_request from farebox.ticket_queue as q where q.id = p_queue_id and q.attempts > 0 for update skip locked;
+  select q.* into v_request from farebox.ticket_queue as q where q.id = p_queue_id and q.attempts > 0 for update;
   if v_request.id is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
@@ -2834,7 +2841,7 @@ begin
     commit;
     if v_taken = 0 then
       -- What is left may be requests whose last attempt began and never ended: they are processed with care only.
-      v_queue_id := farebox.begin_queued_request();
+      v_queue_id := farebox.begin_queued_request(p_unfinished_only => true);
       commit;
       exit when v_queue_id is null;
       perform from farebox.process_queued_request(v_queue_id);

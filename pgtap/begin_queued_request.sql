@@ -1,6 +1,6 @@
 -- begin_queued_request: counts the next request's attempt before it is made.
 begin;
-select plan(19);
+select plan(20);
 
 -- The clock stands still until the test sets it.
 create or replace function farebox._now() returns timestamptz
@@ -43,7 +43,9 @@ select is((select taken from farebox.process_ticket_queue()), 0, 'but leave alon
 
 -- Whoever began dies, three times ------------------------------------------------------------------------------
 
-select is(farebox.begin_queued_request(), (select id from ids where ordinal = 1), 'when the time is over it begins again');
+select cardinality(pg_temp.enqueue('pay-3'));
+select is(farebox.begin_queued_request(true), (select id from ids where ordinal = 1), 'when the time is over it begins again');
+select is((select created from farebox.process_ticket_queue()), 1, 'unlike what nobody has begun');
 select results_eq($$select attempts::int, ready_at >= farebox._now() + '200 ms', ready_at <= farebox._now() + '300 ms' from farebox.ticket_queue$$,
   'values (2, true, true)', 'and rests twice as long');
 set local tap.now = '2025-06-01 08:00:02+00';

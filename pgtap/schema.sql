@@ -211,7 +211,7 @@ select is(
 from (values
   ('analyze_tables', 'p_share double precision DEFAULT 0.1', 'SETOF text'),
   ('apply_unapplied_payments', 'p_limit integer DEFAULT 1000, p_reason text DEFAULT NULL::text', 'SETOF farebox.ticket_outcome'),
-  ('begin_queued_request', '', 'bigint'),
+  ('begin_queued_request', 'p_unfinished_only boolean DEFAULT false', 'bigint'),
   ('bind_company_login', 'p_login name, p_company_id uuid', 'void'),
   ('cancel_payment_codes', 'p_batch json', 'SETOF farebox.catalog_outcome'),
   ('company_summary',

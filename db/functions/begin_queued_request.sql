@@ -1,11 +1,11 @@
--- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, the
---   attempt counts even if the second half (process_queued_request) takes down its session, or the whole server. One request at a time
---   in the whole database, so that nobody is blamed for another.
--- Returns: the queue id, null when nothing is ready or another one's attempt may be under way.
--- Locks and writes: an advisory lock, ticket_queue; the request is in backoff from now on, and free again after that if it was not processed.
+-- Purpose: the first half of processing one request with care: counts its attempt, so that once the caller has committed, it counts
+--   even if the second half (process_queued_request) takes down the session or the server. One at a time in the whole database.
+-- Parameters: p_unfinished_only, only requests whose last attempt began and never ended: process_ticket_queue leaves those out.
+-- Returns: the queue id, null when there is none or another one's attempt may be under way.
+-- Locks and writes: an advisory lock, ticket_queue; from now on the request is in backoff, after which it is free again.
 set role farebox_owner;
 
-create function farebox.begin_queued_request()
+create function farebox.begin_queued_request(p_unfinished_only boolean default false)
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -18,6 +18,11 @@ as $$
 declare
   v_claim record;
 begin
+  if p_unfinished_only and not exists (
+    select from farebox.ticket_queue as q where q.ready_at <= farebox._now() and q.reason = 'unfinished')
+  then
+    return null;
+  end if;
   perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 1);
   if exists (select from farebox.ticket_queue as q where q.ready_at > farebox._now() and q.reason = 'unfinished') then
     return null;
@@ -35,7 +40,7 @@ begin
 end
 $$;
 
-comment on function farebox.begin_queued_request() is
+comment on function farebox.begin_queued_request(boolean) is
   'Counts the next request''s attempt before it is made by process_queued_request, so that it counts whatever happens then';
 
 reset role;

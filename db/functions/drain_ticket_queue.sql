@@ -34,7 +34,7 @@ begin
     commit;
     if v_taken = 0 then
       -- What is left may be requests whose last attempt began and never ended: they are processed with care only.
-      v_queue_id := farebox.begin_queued_request();
+      v_queue_id := farebox.begin_queued_request(p_unfinished_only => true);
       commit;
       exit when v_queue_id is null;
       perform from farebox.process_queued_request(v_queue_id);

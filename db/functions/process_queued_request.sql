@@ -1,6 +1,7 @@
 -- Purpose: the second half of processing one request with care, after begin_queued_request has committed.
 -- Parameters: p_queue_id.  Returns: the counts of process_ticket_queue; taken = 0 when somebody else has the request or had it.
--- Raises, locks and writes: as process_ticket_queue.
+-- Raises, locks and writes: as process_ticket_queue; but it waits for whoever passes by the request right now, or its attempt would
+--   have been counted and not made.
 set role farebox_owner;
 
 create function farebox.process_queued_request(p_queue_id bigint)
@@ -16,7 +17,7 @@ as $$
 declare
   v_request farebox.ticket_queue;
 begin
-  select q.* into v_request from farebox.ticket_queue as q where q.id = p_queue_id and q.attempts > 0 for update skip locked;
+  select q.* into v_request from farebox.ticket_queue as q where q.id = p_queue_id and q.attempts > 0 for update;
   if v_request.id is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;

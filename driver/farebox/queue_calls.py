@@ -27,10 +27,11 @@ QUEUE_METRICS = Call("queue_metrics", (), QueueMetrics)
 PROCESS_TICKET_QUEUE = Call("process_ticket_queue", (("p_limit", "int"),), BatchCounts, writes=True)
 BEGIN_QUEUED_REQUEST = Call(
     "begin_queued_request",
-    (),
+    (("p_unfinished_only", "boolean"),),
     int,
     writes=True,
-    sql="select b.id from farebox.begin_queued_request() as b(id) where b.id is not null",
+    sql="select b.id from farebox.begin_queued_request(p_unfinished_only => $1::boolean) as b(id)"
+    " where b.id is not null",
 )
 PROCESS_QUEUED_REQUEST = Call("process_queued_request", (("p_queue_id", "bigint"),), BatchCounts, writes=True)
 

@@ -56,7 +56,7 @@ class Session:
         Raises what `farebox.errors` makes of the error. All was put back then; call again after a pause.
         """
         try:
-            counts = await self._careful_step() if self.careful else await self._normal_step()
+            counts = await (self._careful_step() if self.careful else self._normal_step())
         except FareboxError:
             self._failed()
             raise
@@ -72,17 +72,18 @@ class Session:
             await connection.close()
 
     async def _normal_step(self) -> BatchCounts:
-        """A batch. Now and then, and when there is none, what only begins with care: others' unfinished."""
+        """A batch. When there is none, and now and then, a request that others have begun and never ended."""
         self._batches += 1
-        if self._batches % CARE_EVERY:
-            [counts] = await self._call(PROCESS_TICKET_QUEUE, self._batch_size)
-            if counts.taken:
-                self.found = True
+        if self._batches % CARE_EVERY == 0:
+            counts = await self._careful_step(unfinished_only=True)
+            if self.found:
                 return counts
-        return await self._careful_step()
+        [counts] = await self._call(PROCESS_TICKET_QUEUE, self._batch_size)
+        self.found = counts.taken > 0
+        return counts if self.found else await self._careful_step(unfinished_only=True)
 
-    async def _careful_step(self) -> BatchCounts:
-        begun = await self._call(BEGIN_QUEUED_REQUEST)
+    async def _careful_step(self, *, unfinished_only: bool = False) -> BatchCounts:
+        begun = await self._call(BEGIN_QUEUED_REQUEST, unfinished_only)
         self.found = bool(begun)
         if not begun:
             return NOTHING

@@ -149,11 +149,14 @@ def test_each_of_those_who_wait_may_fail_in_turn(db: Database, payment: dict[str
     calls = {conn: calling(db, conn, payment) for conn in others}
     while calls:
         holder.rollback()
-        db.wait_until(
-            "select count(*) = 1 from pg_stat_activity where pid = any(%s) and state = 'idle in transaction'",
+        # The server knows who came through, a moment before that caller's own thread has read the answer.
+        through = (
+            "select pid from pg_stat_activity where pid = any(%s) and state = 'idle in transaction'",
             [[conn.info.backend_pid for conn in calls]],
         )
-        [holder] = [conn for conn in calls if conn.info.transaction_status.name == "INTRANS"]
+        db.wait_until(f"select exists ({through[0]})", through[1])
+        [(pid,)] = db.execute(*through)
+        [holder] = [conn for conn in calls if conn.info.backend_pid == pid]
         [outcome] = calls.pop(holder).result()
         assert outcome.outcome == "created"
         tickets.append(outcome.ticket_id)

@@ -191,6 +191,39 @@ def test_a_worker_that_waits_for_a_payment_holds_up_no_other_worker(db: Database
     assert_all_done(db, contested + rest)
 
 
+def test_an_attempt_that_was_counted_is_made_though_somebody_passes_by(db: Database) -> None:
+    """A claim locks a row for a moment before it sees that it has left the line. With SKIP LOCKED in
+    process_queued_request the attempt would count and not be made: three of those, and an innocent is dead.
+    """
+    shop = Shop(db)
+    payments = shop.payments(1)
+    conn, passer_by = db.connect(autocommit=True), db.connect()
+    [queue_id] = enqueue(conn, payments)
+    assert scalar(conn, "select farebox.begin_queued_request()") == queue_id
+    passer_by.execute("select from farebox.ticket_queue where id = %s for update", [queue_id])
+    call = Call(lambda: scalar(conn, "select created from farebox.process_queued_request(%s)", [queue_id]))
+    db.wait_until_blocked(conn)
+    passer_by.rollback()
+    assert call.result() == 1
+    assert_all_done(db, payments)
+
+
+def test_one_request_at_a_time_is_begun_with_care(db: Database) -> None:
+    """Else one that kills the server is blamed on whoever was begun beside it. Sessions take turns by a lock."""
+    shop = Shop(db)
+    payments = shop.payments(3)
+    first, second = db.connect(), db.connect(autocommit=True)
+    enqueue(second, payments)
+    begun = scalar(first, "select farebox.begin_queued_request()")
+    call = Call(lambda: scalar(second, "select farebox.begin_queued_request()"))
+    db.wait_until_blocked(second)
+    first.commit()
+    assert call.result() is None
+    assert process(second).created == 2
+    assert scalar(second, "select created from farebox.process_queued_request(%s)", [begun]) == 1
+    assert_all_done(db, payments)
+
+
 # -- operators ----------------------------------------------------------------------------------------------
 
 

@@ -139,13 +139,18 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(db: Database) -> No
 
 
 def test_a_notification_wakes_it_at_once(db: Database) -> None:
+    """Every time: a single one that it sleeps through would end this test."""
     shop = Shop(db)
-    payments = shop.payments(3)
-    with _worker(db.dsn, "--flush-ms", _NEVER) as process:
-        for payment in payments:
+    payments = shop.payments(150)
+    with _worker(db.dsn, "--flush-ms", _NEVER, "--batch-size", 10) as process:
+        _listening(db)
+        for payment in payments[:20]:
             _listening(db)
             _store(db, [payment])
             _until_empty(db)
+        for payment in payments[20:]:  # while it works, lies down, or sleeps
+            _store(db, [payment])
+        _until_empty(db)
         _end(process)
     assert_all_done(db, payments)
 
