@@ -209,7 +209,7 @@ def test_an_attempt_that_was_counted_is_made_though_somebody_passes_by(db: Datab
 
 
 def test_one_request_at_a_time_is_begun_with_care(db: Database) -> None:
-    """Else one that kills the server is blamed on whoever was begun beside it. Sessions take turns by a lock."""
+    """Else one that kills the server is blamed on whoever was begun beside it. Sessions take turns."""
     shop = Shop(db)
     payments = shop.payments(3)
     first, second = db.connect(), db.connect(autocommit=True)
