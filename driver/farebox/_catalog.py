@@ -18,7 +18,7 @@ import psycopg
 from farebox import calls
 from farebox._dsn import Target
 from farebox._queue import Patience
-from farebox._wire import is_pooled
+from farebox._wire import connect, is_pooled
 from farebox.errors import map_error
 from farebox.events import Observer
 
@@ -107,9 +107,7 @@ class Catalog:
         failures = 0
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._target.conninfo, autocommit=True
-                ) as listener:
+                async with await connect(self._target) as listener:
                     if await is_pooled(listener):
                         return  # A pooler passes no notifications on; the time limit does the work.
                     await listener.execute(calls.LISTEN)

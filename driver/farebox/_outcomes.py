@@ -16,7 +16,7 @@ import psycopg
 from farebox._dsn import Target
 from farebox._queue import Patience
 from farebox._scheduler import Scheduler
-from farebox._wire import is_pooled
+from farebox._wire import connect, is_pooled
 from farebox.encoding import join
 from farebox.errors import ClosedError, FareboxError, TransientError, map_error
 from farebox.events import Observer
@@ -137,7 +137,7 @@ class Outcomes:
         while True:
             connection: psycopg.AsyncConnection[Any] | None = None
             try:
-                connection = await psycopg.AsyncConnection.connect(self._target.conninfo, autocommit=True)
+                connection = await connect(self._target)
                 if await is_pooled(connection):
                     return
                 await connection.execute(LISTEN_FOR_OUTCOMES)

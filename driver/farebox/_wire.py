@@ -117,7 +117,7 @@ class Lane:
         failure: FareboxError
         connection: psycopg.AsyncConnection[Any] | None = None
         try:
-            connection = await psycopg.AsyncConnection.connect(target.conninfo, autocommit=True)
+            connection = await connect(target)
             pooled = await is_pooled(connection)
             set_json_loads(_load_json, connection)
             return Lane(
@@ -307,6 +307,22 @@ class Lane:
             pass  # A courtesy to the server; the connection goes in any case.
         finally:
             self._pg.finish()
+
+
+async def connect(target: Target, application_name: str | None = None) -> psycopg.AsyncConnection[Any]:
+    """A connection of psycopg's, in autocommit. When this is cancelled, nothing half open is left behind.
+
+    Raises what psycopg raises.
+    """
+    try:
+        return await psycopg.AsyncConnection.connect(
+            target.conninfo, autocommit=True, application_name=application_name
+        )
+    except asyncio.CancelledError as cancelled:
+        # psycopg's frames own the half-open connection and the traceback owns the frames: in a cancelled
+        # task that somebody still refers to, the server would wait for the password for a minute, and
+        # every DROP DATABASE with it.
+        raise cancelled.with_traceback(None)  # noqa: B904
 
 
 async def is_pooled(connection: psycopg.AsyncConnection[Any]) -> bool:

@@ -18,7 +18,7 @@ import psycopg
 
 from farebox._dsn import Target
 from farebox._queue import Patience
-from farebox._wire import is_pooled
+from farebox._wire import connect, is_pooled
 from farebox.errors import (
     ConfigurationError,
     FareboxError,
@@ -201,9 +201,7 @@ class Worker:
             failure: FareboxError
             connection: psycopg.AsyncConnection[Any] | None = None
             try:
-                connection = await psycopg.AsyncConnection.connect(
-                    self._listen_target.conninfo, autocommit=True
-                )
+                connection = await connect(self._listen_target)
                 if await is_pooled(connection):
                     log.info("no notifications through a pooler: looking every %.0f ms", self._flush * 1e3)
                     return

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from farebox._dsn import Target
-from farebox._wire import is_pooled
+from farebox._wire import connect, is_pooled
 from farebox.calls import Call
 from farebox.errors import FareboxError, TransientError, map_error
 from farebox.queue_calls import BEGIN_QUEUED_REQUEST, PROCESS_QUEUED_REQUEST, PROCESS_TICKET_QUEUE
@@ -114,9 +114,7 @@ class Session:
         raise failure
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = await psycopg.AsyncConnection.connect(
-            self._target.conninfo, autocommit=True, application_name=APPLICATION_NAME
-        )
+        connection = await connect(self._target, APPLICATION_NAME)
         try:
             if await is_pooled(connection):
                 connection.prepare_threshold = None

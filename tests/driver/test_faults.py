@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import threading
 import time
 from collections import Counter
@@ -10,12 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, LiteralString
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 from psycopg import sql
 
 from farebox import (
     AsyncFarebox,
+    ClosedError,
     ConfigurationError,
     DataError,
     DeadlineExceededError,
@@ -67,6 +71,30 @@ async def test_every_answer_of_a_shared_batch_that_was_lost_finds_its_own_caller
     assert [o.monime_transaction_id for o in outcomes] == [p["monime_transaction_id"] for p in payments]
     assert Counter(o.outcome for o in outcomes)["duplicate"] >= 100
     shop.assert_sound(501)
+
+
+async def test_a_client_closed_while_it_connects_leaves_nothing_half_open() -> None:
+    """Seen to fail without `with_traceback` in `_wire.connect`: the listener's connection stays."""
+    loop = asyncio.get_running_loop()
+    gc.disable()  # It would tidy up sooner or later; the server cannot wait for that.
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setblocking(False)
+            port = server.getsockname()[1]
+            farebox = AsyncFarebox(f"postgresql://127.0.0.1:{port}/x?sslmode=disable&gssencmode=disable")
+            call = asyncio.create_task(farebox.get_company(uuid4()))
+            peers = [(await loop.sock_accept(server))[0] for _ in ("for the call", "for the listener")]
+            for peer in peers:
+                peer.setblocking(False)
+                assert await loop.sock_recv(peer, 1000)
+            await farebox.close()
+            with pytest.raises(ClosedError):
+                await call
+            for peer in peers:
+                assert await asyncio.wait_for(loop.sock_recv(peer, 1000), 60) == b""
+                peer.close()
+    finally:
+        gc.enable()
 
 
 async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
