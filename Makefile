@@ -33,7 +33,7 @@ check: .venv/.dev ## the tests alone
 pgtap: .venv/.dev ## only the tests in SQL
 	$(BIN)/pytest tests/test_pgtap.py $(PYTEST_ARGS)
 
-apt: ## what the tests need from Debian: PostgreSQL 15, pgTAP, plpgsql_check, pg_prove, PgBouncer, docker-compose
+apt: ## what the tests need from Debian; .ci/debian-packages lists it
 	@.ci/debian-packages
 
 bench: .venv/.bench ## a benchmark: make bench BENCH=core

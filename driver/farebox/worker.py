@@ -26,23 +26,34 @@ from farebox.errors import (
     PermissionDeniedError,
     map_error,
 )
-from farebox.events import name
+from farebox.events import BatchEvent, Event, Hook, RetryEvent, name
 from farebox.queue_calls import LISTEN_FOR_WORK
 from farebox.queue_models import BatchCounts
 from farebox.worker_health import COUNTS, Health
-from farebox.worker_session import Session
+from farebox.worker_session import NOTHING, Session
 
 log: Final = logging.getLogger("farebox.worker")
 
 _FATAL: Final = (ConfigurationError, NotMigratedError, PermissionDeniedError)
 _HEARTBEAT_SECONDS: Final = 15.0
+_FUNCTION: Final = "process_ticket_queue"
+# How the counts of a batch are called where outcomes are told one by one.
+_OUTCOMES: Final = {
+    "created": "created",
+    "duplicates": "duplicate",
+    "conflicts": "conflict",
+    "rejected": "rejected",
+    "retried": "retried",
+    "dead": "dead",
+}
 
 
 class Worker:
     """Processes the queue of one database with `concurrency` connections, on the running event loop.
 
     `flush` is the longest it sleeps, in seconds, when nothing wakes it. Through a transaction-mode pooler
-    no notifications arrive; `listen_dsn` may then name a direct way to listen.
+    no notifications arrive; `listen_dsn` may then name a direct way to listen. `on_event` is told of batches,
+    retries and connections as the client's is, so `farebox.metrics.DriverMetrics` counts both.
     """
 
     def __init__(
@@ -54,15 +65,17 @@ class Worker:
         flush: float = 0.5,
         listen_dsn: str | None = None,
         on_change: Callable[[Health], None] = lambda _: None,
+        on_event: Hook = lambda _: None,
     ) -> None:
         if concurrency < 1 or not 1 <= batch_size <= 10_000 or not flush > 0:
             raise ConfigurationError("concurrency, batch size or flush interval out of range")
         self._target = Target(dsn)
         self._listen_target = self._target if listen_dsn is None else Target(listen_dsn)
-        self._sessions = [Session(self._target, batch_size) for _ in range(concurrency)]
+        self._sessions = [Session(self._target, batch_size, self._tell) for _ in range(concurrency)]
         self._batch_size = batch_size
         self._flush = flush
         self._on_change = on_change
+        self._on_event = on_event
         self._wake = asyncio.Event()
         self._one_awake = asyncio.Lock()
         self._stopping = asyncio.Event()
@@ -123,6 +136,7 @@ class Worker:
                     raise
                 failures += 1
                 delay = self._patience.delay(failures)
+                self._tell(RetryEvent(_FUNCTION, self._batch_size, failures, delay, name(error)))
                 log.warning(
                     "a batch failed (%s), again in %.0f ms",
                     error,
@@ -154,6 +168,7 @@ class Worker:
         except FareboxError as error:
             self.health.last_error = str(error)
             self._report()
+            self._tell(self._batch_event(NOTHING, time.monotonic() - began, name(error)))
             raise
         self._proven = True
         self.health.answered_at = time.time()
@@ -162,6 +177,7 @@ class Worker:
         self._report()
         if counts.taken:
             seconds = time.monotonic() - began
+            self._tell(self._batch_event(counts, seconds))
             # With care every request is a batch: one line each only if something is wrong with it.
             level = logging.DEBUG if careful and not counts.retried and not counts.dead else logging.INFO
             log.log(
@@ -229,6 +245,19 @@ class Worker:
                 extra={"farebox": {"event": "listener_lost", "error": name(failure)}},
             )
             await asyncio.sleep(self._patience.delay(failures))
+
+    def _batch_event(self, counts: BatchCounts, seconds: float, error: str | None = None) -> BatchEvent:
+        outcomes = {outcome: getattr(counts, key) for key, outcome in _OUTCOMES.items()}
+        told = {outcome: count for outcome, count in outcomes.items() if count}
+        return BatchEvent(
+            str(self._target), _FUNCTION, self._batch_size, 1, 0.0, seconds, counts.taken, told, error
+        )
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._on_event(event)
+        except Exception:
+            log.exception("the event hook failed")
 
     def _report(self) -> None:
         self.health.connections = sum(session.connected for session in self._sessions)

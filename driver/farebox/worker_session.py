@@ -11,6 +11,7 @@ from farebox._dsn import Target
 from farebox._wire import connect, is_pooled
 from farebox.calls import Call
 from farebox.errors import FareboxError, TransientError, map_error
+from farebox.events import ConnectionEvent, Hook, name
 from farebox.queue_calls import BEGIN_QUEUED_REQUEST, PROCESS_QUEUED_REQUEST, PROCESS_TICKET_QUEUE
 from farebox.queue_models import BatchCounts
 
@@ -35,8 +36,9 @@ class Session:
     twice as many: others may have pushed in front.
     """
 
-    def __init__(self, target: Target, batch_size: int) -> None:
+    def __init__(self, target: Target, batch_size: int, on_event: Hook = lambda _: None) -> None:
         self._target = target
+        self._on_event = on_event
         self._batch_size = batch_size
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._next_care = batch_size
@@ -69,6 +71,7 @@ class Session:
         """Disconnect."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._on_event(ConnectionEvent("lost", str(self._target)))
             await connection.close()
 
     async def _normal_step(self) -> BatchCounts:
@@ -106,7 +109,9 @@ class Session:
             return call.load(await cursor.fetchall())
         except psycopg.Error as error:
             failure = map_error(error)
-        if self._connection is not None and (self._connection.closed or failure.sqlstate == "25006"):
+        if self._connection is None:
+            self._on_event(ConnectionEvent("refused", str(self._target), name(failure)))
+        elif self._connection.closed or failure.sqlstate == "25006":
             # Closed, or a server that has become a standby: another connection finds the new primary.
             await self.close()
             if not isinstance(failure, TransientError):
@@ -121,4 +126,5 @@ class Session:
         except BaseException:
             await connection.close()
             raise
+        self._on_event(ConnectionEvent("opened", str(self._target)))
         return connection

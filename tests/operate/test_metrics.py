@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from farebox import Farebox
-from farebox.events import BatchEvent, ConnectionEvent, RetryEvent
+from farebox.events import BatchEvent, ConnectionEvent, Event, RetryEvent
 from farebox.metrics import DriverMetrics
 from farebox.monitoring.samples import GROUPS, HELP, Family, Sample, collect, render
 from farebox.worker import Worker
@@ -259,3 +259,67 @@ async def test_a_worker_is_counted(db: Database) -> None:
             while value(collect(db.dsn, ["server"]), "farebox_workers") < before + 1:
                 await asyncio.sleep(0.01)
         worker.stop()
+
+
+@pytest.mark.parametrize("server", ["pg18"], indirect=True)
+def test_a_worker_serves_what_it_counts(db: Database) -> None:
+    """Outcomes, batches, how long they took, connections: by the same names as the driver's."""
+    company = db.company()
+    payments = [db.payment(company, db.route(company)) for _ in range(7)]
+    payments += [
+        payments[0],
+        payments[1] | {"amount": 4999},
+        payments[2] | {"monime_transaction_id": "p", "amount": 0},
+    ]
+    db.execute("select count(*) from farebox.enqueue_tickets(%s::json)", [json.dumps(payments)])
+    process = start("worker", "--metrics", "127.0.0.1:0", "--log-format", "json", dsn=db.dsn)
+    try:
+        assert process.stderr is not None
+        url = json.loads(process.stderr.readline())["message"].removeprefix("metrics: ")
+        db.wait_until("select farebox.queue_size() = 0")
+        counted: dict[str, float] = {}
+        values: dict[str, float] = {}
+        while sum(counted.values()) < len(payments):
+            with urllib.request.urlopen(url, timeout=60) as response:
+                families = text_string_to_metric_families(response.read().decode())
+            samples = [sample for family in families for sample in family.samples]
+            values = {sample.name: sample.value for sample in samples}
+            counted = {
+                sample.labels["outcome"]: sample.value
+                for sample in samples
+                if sample.name == "farebox_driver_outcomes_total"
+            }
+        assert counted == {"created": 7, "duplicate": 1, "conflict": 1, "rejected": 1}
+        assert values["farebox_driver_batch_rows_sum"] == len(payments)
+        assert values["farebox_driver_batch_seconds_sum"] > 0
+        assert values["farebox_driver_connections"] >= 1
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+async def test_a_worker_counts_what_fails(farm: Farm) -> None:
+    """A server that is down: refused connections, failed batches, and how often they were sent again."""
+    registry = CollectorRegistry()
+    counts = DriverMetrics(registry)
+    retried = asyncio.Event()
+
+    def hook(event: Event) -> None:
+        counts(event)
+        if isinstance(event, RetryEvent):
+            retried.set()
+
+    worker = Worker(f"host={farm.root} connect_timeout=2", concurrency=1, on_event=hook)
+    async with asyncio.TaskGroup() as group, asyncio.timeout(60):
+        group.create_task(worker.run())
+        await retried.wait()
+        worker.stop()
+    labels = {"function": "process_ticket_queue", "error": "TransientError"}
+    assert (registry.get_sample_value("farebox_driver_errors_total", labels) or 0) >= 1
+    assert (registry.get_sample_value("farebox_driver_retries_total", labels) or 0) >= 1
+    assert any(
+        sample.labels.get("what") == "refused" and sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    )

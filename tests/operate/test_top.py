@@ -1,19 +1,13 @@
 """`farebox top`: what it reads, and how it looks in a real terminal (tmux)."""
 
-import contextlib
 import json
-import os
-import shlex
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from farebox.monitoring.board import read
 from tests.cli.commands import PROGRAM, farebox
+from tests.operate.support import Terminal
 from tests.support.database import Database
 from tests.support.servers import Farm
 
@@ -84,46 +78,10 @@ def test_a_database_that_is_down_is_told(farm: Farm) -> None:
     assert "the database does not answer" in ran.out
 
 
-class Terminal:
-    """A terminal of 110 columns with one program in it."""
-
-    def __init__(self, socket: Path, program: list[str], env: dict[str, str]) -> None:
-        tmux = shutil.which("tmux")
-        if tmux is None:
-            pytest.skip("tmux is not installed (Debian: tmux)")
-        self._tmux = [tmux, "-S", str(socket), "-f", "/dev/null"]
-        self._run("new-session", "-d", "-x", "110", "-y", "36", shlex.join(program), env=os.environ | env)
-
-    def _run(self, *words: str, env: dict[str, str] | None = None, check: bool = True) -> str:
-        done = subprocess.run([*self._tmux, *words], env=env, capture_output=True, text=True, check=check)
-        return done.stdout
-
-    def screen(self) -> str:
-        """What is on it; empty when the program has ended."""
-        return self._run("capture-pane", "-p", check=False)
-
-    def press(self, key: str) -> None:
-        self._run("send-keys", key)
-
-    def wait_for(self, condition: Callable[[str], bool]) -> str:
-        """The screen as soon as it is so; fails after a minute."""
-        deadline = time.monotonic() + 60
-        while not condition(screen := self.screen()):
-            assert time.monotonic() < deadline, screen
-            time.sleep(0.02)
-        return screen
-
-    def close(self) -> None:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self._run("kill-server")
-
-
 @pytest.fixture
 def terminal(farm: Farm, db: Database) -> Iterator[Terminal]:
     folder = farm.folder("tmux")
-    terminal = Terminal(
-        folder / "socket", [*PROGRAM, "top", "--interval", "0.2"], {"FAREBOX_DSN": db.dsn, "TERM": "xterm"}
-    )
+    terminal = Terminal(folder / "socket", [*PROGRAM, "top", "--interval", "0.2"], {"FAREBOX_DSN": db.dsn})
     try:
         yield terminal
     finally:

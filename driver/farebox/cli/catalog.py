@@ -53,7 +53,14 @@ def company() -> None:
 @_file
 @with_session
 def add_company(session: Session, /, source: Any, **fields: str | None) -> None:
-    """Add a company, or change one (--id): what is left out stays as it is."""
+    """Add a company, or change one (--id): what is left out stays as it is.
+
+    \b
+    Examples:
+      farebox company add --name "Cotton Tree Coaches"
+      farebox company add --id 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d --status suspended
+      farebox company add --file companies.json
+    """
     elements = _elements(source, fields)
     with session.connect() as client:
         _hand_over(session.out, elements, lambda batch: client.upsert_companies(batch, strict=False))
@@ -65,7 +72,13 @@ def add_company(session: Session, /, source: Any, **fields: str | None) -> None:
 @_after
 @with_session
 def list_companies(session: Session, limit: int, everything: bool, after: UUID | None) -> None:
-    """List companies, oldest first."""
+    """List companies, oldest first.
+
+    \b
+    Examples:
+      farebox company list
+      farebox company list --all --json
+    """
     columns = (
         Column("id", "id"),
         Column("name"),
@@ -93,7 +106,14 @@ def route() -> None:
 @_file
 @with_session
 def add_route(session: Session, /, source: Any, **fields: str | None) -> None:
-    """Add a route, or change one (--id): what is left out stays as it is."""
+    """Add a route, or change one (--id): what is left out stays as it is.
+
+    \b
+    Examples:
+      farebox route add --company-id 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d --name "Freetown - Bo" \
+              --origin Freetown --destination Bo --fare 860
+      farebox route add --id 0fd073eb-d4a1-571a-8d48-ed2ec6327da4 --status inactive
+    """
     elements = _elements(source, fields)
     with session.connect() as client:
         _hand_over(session.out, elements, lambda batch: client.upsert_routes(batch, strict=False))
@@ -106,7 +126,12 @@ def add_route(session: Session, /, source: Any, **fields: str | None) -> None:
 @_after
 @with_session
 def list_routes(session: Session, company_id: UUID, limit: int, everything: bool, after: UUID | None) -> None:
-    """List the routes of a company, oldest first."""
+    """List the routes of a company, oldest first.
+
+    \b
+    Examples:
+      farebox route list 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d
+    """
     columns = (
         Column("id", "id"),
         Column("name"),
@@ -140,7 +165,13 @@ def code() -> None:
 @_file
 @with_session
 def add_code(session: Session, /, source: Any, **fields: str | None) -> None:
-    """Issue a payment code, or change the limit or the end of one (same company and code)."""
+    """Issue a payment code, or change the limit or the end of one (same company and code).
+
+    \b
+    Examples:
+      farebox code add --company-id 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d --code '*715*3#' \
+              --total-tickets 500 --expires-at 2026-12-31T18:00:00Z
+    """
     elements = _elements(source, fields)
     with session.connect() as client:
         _hand_over(session.out, elements, lambda batch: client.issue_payment_codes(batch, strict=False))
@@ -151,7 +182,12 @@ def add_code(session: Session, /, source: Any, **fields: str | None) -> None:
 @click.argument("codes", nargs=-1, required=True, metavar="CODE...")
 @with_session
 def cancel_codes(session: Session, company_id: UUID, codes: tuple[str, ...]) -> None:
-    """Cancel payment codes: no new ticket on them, existing tickets stay."""
+    """Cancel payment codes: no new ticket on them, existing tickets stay.
+
+    \b
+    Examples:
+      farebox code cancel 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d '*715*3#' '*715*4#'
+    """
     elements = [{"company_id": str(company_id), "code": each} for each in codes]
     with session.connect() as client:
         _hand_over(session.out, elements, lambda batch: client.cancel_payment_codes(batch, strict=False))
@@ -160,9 +196,14 @@ def cancel_codes(session: Session, company_id: UUID, codes: tuple[str, ...]) -> 
 @code.command("expire")
 @with_session
 def expire_codes(session: Session) -> None:
-    """Mark the payment codes whose time is over as expired (creating tickets does not depend on it)."""
+    """Mark the payment codes whose time is over as expired (creating tickets does not depend on it).
+
+    \b
+    Examples:
+      farebox code expire
+    """
     with session.connect() as client:
-        expired = until_done(client.expire_payment_codes)
+        expired = until_done(session.out, "expiring codes", client.expire_payment_codes)
     session.out.document({"expired": expired}, f"{expired:,} payment codes expired")
 
 
@@ -173,7 +214,12 @@ def expire_codes(session: Session) -> None:
 @_after
 @with_session
 def list_codes(session: Session, company_id: UUID, limit: int, everything: bool, after: UUID | None) -> None:
-    """List the payment codes of a company, oldest first."""
+    """List the payment codes of a company, oldest first.
+
+    \b
+    Examples:
+      farebox code list 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d --all
+    """
     columns = (
         Column("id", "id"),
         Column("code"),
@@ -193,14 +239,16 @@ def list_codes(session: Session, company_id: UUID, limit: int, everything: bool,
         )
 
 
-def until_done(step: Callable[[int], int]) -> int:
+def until_done(out: Output, what: str, step: Callable[[int], int]) -> int:
     """Call a function that does up to a limit of things until it finds fewer; how many it did in all."""
     total = 0
-    while True:
-        done = step(PAGE)
-        total += done
-        if done < PAGE:
-            return total
+    with out.working(what) as tell:
+        while True:
+            done = step(PAGE)
+            total += done
+            if done < PAGE:
+                return total
+            tell(total)
 
 
 def hand_over_all(
@@ -215,7 +263,12 @@ def hand_over_all(
 def _hand_over(
     out: Output, elements: Sequence[Element], call: Callable[[Sequence[Element]], Iterable[CatalogOutcome]]
 ) -> None:
-    outcomes = list(hand_over_all(elements, call))
+    outcomes: list[CatalogOutcome] = []
+    with out.working("handing over") as tell:
+        for outcome in hand_over_all(elements, call):
+            outcomes.append(outcome)
+            if len(outcomes) % PAGE == 0:
+                tell(len(outcomes))
     out.rows((outcome.model_dump() for outcome in outcomes), _OUTCOME_COLUMNS)
     if not all(outcome.ok for outcome in outcomes):
         raise click.exceptions.Exit(Exit.FOUND)

@@ -61,6 +61,11 @@ def demo(session: Session, payments: int, seed: int | None, folder: Path | None,
     Starts the embedded server (unless --dsn or FAREBOX_DSN names a database), migrates it, loads companies
     and routes, writes a file of webhooks as dirty as real ones, imports it twice and checks everything.
     May be run again and again. Ends with 1 if an outcome is not what it must be, or verify finds something.
+
+    \b
+    Examples:
+      farebox demo
+      farebox demo --payments 1000 --seed 7
     """
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     stage = _Stage(session.out)

@@ -16,9 +16,15 @@ def up(out: Output) -> None:
 
     Its data lies in your data folder (FAREBOX_HOME names another). It keeps running until `farebox down`;
     every other command uses it when neither --dsn nor FAREBOX_DSN names a database. Needs farebox[embedded].
+
+    \b
+    Examples:
+      farebox up
+      FAREBOX_HOME=/srv/farebox farebox up
     """
     server = EmbeddedServer()
-    dsn = shown_dsn(server.up())
+    with out.working("starting"):
+        dsn = shown_dsn(server.up())
     out.document({"dsn": dsn, "data_dir": str(server.data_dir)}, f"running: {dsn}\ndata: {server.data_dir}")
     out.hint("next: farebox migrate")
 
@@ -26,6 +32,12 @@ def up(out: Output) -> None:
 @click.command()
 @with_output
 def down(out: Output) -> None:
-    """Stop the embedded server; its data stays."""
-    stopped = EmbeddedServer().down()
+    """Stop the embedded server; its data stays.
+
+    \b
+    Examples:
+      farebox down
+    """
+    with out.working("stopping"):
+        stopped = EmbeddedServer().down()
     out.document({"stopped": stopped}, "stopped" if stopped else "it was not running")

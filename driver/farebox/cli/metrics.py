@@ -6,12 +6,29 @@ import re
 import signal
 import sys
 import threading
+from typing import Final
 
 import click
 
 from farebox.cli.output import Exit, Failure
 from farebox.cli.session import Session, with_session
 from farebox.monitoring.samples import GROUPS, collect, render
+
+NO_CLIENT: Final = Failure(
+    "prometheus_client is not installed", Exit.FAILED, hint="pip install 'farebox[metrics]'"
+)
+
+
+def read_address(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[str, int] | None:
+    """A callback for options like 127.0.0.1:9187 or [::1]:9187. Raises BadParameter."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})", value)
+    if match is None or int(match[3]) > 65535:
+        raise click.BadParameter(f"{value} is not HOST:PORT, such as 127.0.0.1:9187")
+    return match[1] or match[2], int(match[3])
 
 
 @click.command(short_help="Print or serve metrics for Prometheus.")
@@ -26,10 +43,11 @@ from farebox.monitoring.samples import GROUPS, collect, render
     "--serve",
     "address",
     metavar="HOST:PORT",
+    callback=read_address,
     help="Serve http://HOST:PORT/metrics until stopped. Needs farebox[metrics].",
 )
 @with_session
-def metrics(session: Session, groups: tuple[str, ...], address: str | None) -> None:
+def metrics(session: Session, groups: tuple[str, ...], address: tuple[str, int] | None) -> None:
     """Print the metrics of the database in the text format of Prometheus, or serve them.
 
     A login of farebox_worker will do; as a member of pg_monitor it also sees the ages of other logins'
@@ -62,17 +80,11 @@ def metrics(session: Session, groups: tuple[str, ...], address: str | None) -> N
         )
 
 
-def _serve(session: Session, groups: tuple[str, ...], address: str) -> None:
-    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})", address)
-    if match is None or int(match[3]) > 65535:
-        raise click.BadParameter(f"{address} is not HOST:PORT, such as 127.0.0.1:9187", param_hint="--serve")
+def _serve(session: Session, groups: tuple[str, ...], address: tuple[str, int]) -> None:
     try:
-        from farebox.monitoring.exporter import served
+        from farebox.monitoring.exporter import registry_of, served
     except ModuleNotFoundError:
-        raise Failure(
-            "prometheus_client is not installed", Exit.FAILED, hint="pip install 'farebox[metrics]'"
-        ) from None
-    host = match[1] or match[2]
+        raise NO_CLIENT from None
     stop = threading.Event()
 
     def end(_number: int, _frame: object) -> None:
@@ -80,9 +92,7 @@ def _serve(session: Session, groups: tuple[str, ...], address: str) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    with served(session.dsn, host, int(match[3]), groups) as port:
-        shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{port}/metrics"
+    with served(registry_of(session.dsn, groups), *address) as url:
         session.out.document({"serving": url}, f"serving {url}")
         # Who started us waits for this line.
         sys.stdout.flush()

@@ -21,10 +21,16 @@ def migrate(session: Session, target: str | None, break_lock: bool) -> None:
 
     Safe to run at any time and from several machines at once: each migration is applied whole or not at all.
     Rights that are missing are all told at once, with the GRANT for each.
+
+    \b
+    Examples:
+      farebox migrate
+      farebox migrate --to 0002
     """
     if break_lock:
         session.out.say("removed a lock" if migrations.break_lock(session.dsn) else "there was no lock")
-    applied = migrations.apply(session.dsn, target=target)
+    with session.out.working("migrating"):
+        applied = migrations.apply(session.dsn, target=target)
     people = "\n".join(f"applied {name}" for name in applied) or "up to date: nothing to apply"
     session.out.document({"applied": applied}, people)
 
@@ -36,7 +42,14 @@ def migrate(session: Session, target: str | None, break_lock: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_session
 def rollback(session: Session, count: int | None, target: str | None, everything: bool, yes: bool) -> None:
-    """Undo migrations, the last one unless told otherwise. DROPS the data in what they created."""
+    """Undo migrations, the last one unless told otherwise. DROPS the data in what they created.
+
+    \b
+    Examples:
+      farebox rollback
+      farebox rollback --to 0003
+      farebox rollback --all --yes
+    """
     if (count is not None) + (target is not None) + everything > 1:
         raise click.UsageError("--count, --to and --all exclude each other")
     wanted = None if everything else count or 1
@@ -51,7 +64,8 @@ def rollback(session: Session, count: int | None, target: str | None, everything
         click.confirm(
             f"Drop what these created in {shown_dsn(session.dsn)}, with all data in it?", abort=True
         )
-    undone = migrations.rollback(session.dsn, count=wanted, target=target, expected=chosen)
+    with session.out.working("rolling back"):
+        undone = migrations.rollback(session.dsn, count=wanted, target=target, expected=chosen)
     people = "\n".join(f"rolled back {name}" for name in undone) or "nothing to roll back"
     session.out.document({"rolled_back": undone}, people)
 
@@ -62,7 +76,13 @@ def rollback(session: Session, count: int | None, target: str | None, everything
 )
 @with_session
 def status(session: Session, check: bool) -> None:
-    """Show which migrations are applied, and how the embedded server is when it is the database."""
+    """Show which migrations are applied, and how the embedded server is when it is the database.
+
+    \b
+    Examples:
+      farebox status
+      farebox status --check     in a deployment: ends with 1 unless all is applied
+    """
     if not session.is_dsn_given:
         server = EmbeddedServer().status()
         state = f"running, PostgreSQL {server.version}" if server.running else "not running"
@@ -106,6 +126,12 @@ def print_sql(session: Session, is_rollback: bool, pending: bool) -> None:
 
     The script is one transaction and notes what it did, so that `farebox migrate` can go on from there.
     Without --pending no database is asked.
+
+    \b
+    Examples:
+      farebox sql > farebox.sql
+      farebox sql --pending | psql -v ON_ERROR_STOP=1
+      farebox sql --rollback
     """
     text = migrations.render(rollback=is_rollback, pending_for=session.dsn if pending else None)
     if session.out.as_json:

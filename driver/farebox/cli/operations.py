@@ -39,7 +39,13 @@ def unapplied() -> None:
 def list_unapplied(
     session: Session, reason: str | None, resolved: bool, with_request: bool, limit: int, everything: bool
 ) -> None:
-    """List unapplied payments, longest not seen first."""
+    """List unapplied payments, longest not seen first.
+
+    \b
+    Examples:
+      farebox unapplied list
+      farebox unapplied list --reason route_inactive --all --json
+    """
     hidden = set[str]() if with_request else {"request", "earlier_requests"}
     with session.connect() as client:
         payments = _unapplied(client, reason, resolved, None if everything else limit)
@@ -58,8 +64,14 @@ def list_unapplied(
 )
 @with_session
 def apply_unapplied(session: Session, reason: str | None, limit: int) -> None:
-    """Try unapplied payments again, longest not seen first; ends with 1 if any is still without a ticket."""
-    with session.connect() as client:
+    """Try unapplied payments again, longest not seen first; ends with 1 if any is still without a ticket.
+
+    \b
+    Examples:
+      farebox unapplied apply
+      farebox unapplied apply --reason route_inactive
+    """
+    with session.connect() as client, session.out.working("applying"):
         outcomes = client.apply_unapplied_payments(limit, reason)
     columns = (
         Column("monime_transaction_id", "id", "transaction"),
@@ -82,17 +94,28 @@ def records() -> None:
 @records.command("repair")
 @with_session
 def repair_records(session: Session) -> None:
-    """Write the transaction records that are missing, each exactly once."""
+    """Write the transaction records that are missing, each exactly once.
+
+    \b
+    Examples:
+      farebox records repair
+    """
     with session.connect() as client:
-        recorded = until_done(client.record_missing_transactions)
+        recorded = until_done(session.out, "writing records", client.record_missing_transactions)
     session.out.document({"recorded": recorded}, f"{recorded:,} missing transaction records written")
 
 
 @click.command(short_help="Check every invariant of the whole database.")
 @with_session
 def verify(session: Session) -> None:
-    """Check every invariant of the whole database; ends with 1 if one is broken."""
-    with session.connect() as client:
+    """Check every invariant of the whole database; ends with 1 if one is broken.
+
+    \b
+    Examples:
+      farebox verify
+      farebox verify --json || echo broken
+    """
+    with session.connect() as client, session.out.working("checking every invariant"):
         violations = client.verify()
     if violations:
         columns = (Column("invariant"), Column("subject"), Column("detail"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -149,8 +150,11 @@ class Output:
             # What people copy stays in one piece where the terminal has the room.
             whole = column.kind in ("id", "time")
             table.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=whole)
-        for row in rows:
-            table.add_row(*(Text(_cell(row.get(column.key), column.kind)) for column in columns))
+        with self.working("reading") as tell:
+            for row in rows:
+                table.add_row(*(Text(_cell(row.get(column.key), column.kind)) for column in columns))
+                if table.row_count % 1000 == 0:
+                    tell(table.row_count)
         self.console.print(table if table.row_count else Text("nothing"))
 
     def document(self, document: Row, text: str) -> None:
@@ -164,6 +168,12 @@ class Output:
         """A line for people only."""
         if not self.as_json:
             self.console.print(Text(printable(text), style=style))
+
+    @contextmanager
+    def working(self, text: str) -> Generator[Callable[[int], None]]:
+        """Show on a terminal that something goes on, gone when it is done; the function adds how far."""
+        with self.err.status(text) as status:
+            yield lambda count: status.update(f"{text}: {count:,}")
 
     def hint(self, text: str) -> None:
         """A line for people only, on stderr: out of the way of what is piped on."""

@@ -64,15 +64,25 @@ def enqueue(session: Session, wait: bool, timeout: float) -> None:
 
     The input is as with `farebox create`. Prints the queue id of each; once it is printed, the payment is not
     lost any more. Safe to repeat: a payment stored twice buys one ticket.
+
+    \b
+    Examples:
+      farebox enqueue < payments.json
+      farebox enqueue --wait --json < payments.json
     """
     payments = payments_on_stdin("enqueue")
     with session.connect() as client:
-        stored = client.enqueue_many(payments, strict=False, chunk_size=len(payments))
+        with session.out.working("storing"):
+            stored = client.enqueue_many(payments, strict=False, chunk_size=len(payments))
         if not wait:
             rows = ({"ordinal": i, "queue_id": each.queue_id} for i, each in enumerate(stored, start=1))
             session.out.rows(rows, (Column("ordinal", "count", "#"), Column("queue_id", "id", "queue id")))
             return
-        outcomes: list[TicketOutcome] = [each.result(timeout) for each in stored]
+        outcomes: list[TicketOutcome] = []
+        with session.out.working("waiting for the workers") as tell:
+            for each in stored:
+                outcomes.append(each.result(timeout))
+                tell(len(outcomes))
     columns = (
         Column("queue_id", "id", "queue id"),
         Column("monime_transaction_id", "id", "transaction"),
@@ -100,7 +110,13 @@ def queue() -> None:
 @queue.command()
 @with_session
 def stats(session: Session) -> None:
-    """Tell how the queue stands."""
+    """Tell how the queue stands.
+
+    \b
+    Examples:
+      farebox queue stats
+      watch farebox queue stats
+    """
     with session.connect() as client:
         metrics = client.queue_metrics()
         paused = _paused(client)
@@ -139,7 +155,13 @@ def list_waiting(
     limit: int,
     everything: bool,
 ) -> None:
-    """List requests that wait, oldest first."""
+    """List requests that wait, oldest first.
+
+    \b
+    Examples:
+      farebox queue list --state delayed
+      farebox queue list --company 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d --all --json
+    """
 
     def page(client: Farebox, wanted: int, last: QueuedRequest | None) -> list[QueuedRequest]:
         after = None if last is None else last.queue_id
@@ -170,6 +192,11 @@ def dead(
     """List requests that were given up or came to no ticket, longest not seen first.
 
     Their keys are for `retry` and `drop`. Payments that a rule rejected are in `farebox unapplied list`.
+
+    \b
+    Examples:
+      farebox queue dead
+      farebox queue dead --reason conflict --json --with-request
     """
 
     def page(client: Farebox, wanted: int, last: DeadRequest | None) -> list[DeadRequest]:
@@ -189,6 +216,10 @@ def retry(session: Session, keys: tuple[str, ...]) -> None:
     """Have requests tried again now: those in backoff, by queue id, and dead ones, by key.
 
     Ends with 1 if one of them is not there.
+
+    \b
+    Examples:
+      farebox queue retry queue:17 payment:pay-36631b3e6147db98
     """
     with session.connect() as client:
         retried = client.retry_queued_requests(_as_keys(keys))
@@ -206,6 +237,11 @@ def drop(session: Session, keys: tuple[str, ...], yes: bool) -> None:
     """Remove requests for good, by queue id or key; prints them (with --json: whole, to be kept).
 
     Each is money that arrived. Ends with 1 if one of them is not there.
+
+    \b
+    Examples:
+      farebox queue drop queue:17
+      farebox queue drop --yes --json queue:17 >> dropped.jsonl
     """
     if not yes:
         click.confirm(f"Remove {len(keys):,} requests for good?", abort=True, err=True)
@@ -226,7 +262,12 @@ def drop(session: Session, keys: tuple[str, ...], yes: bool) -> None:
 @click.argument("company_id", type=click.UUID)
 @with_session
 def pause(session: Session, company_id: UUID) -> None:
-    """Let a company's requests wait, those to come too."""
+    """Let a company's requests wait, those to come too.
+
+    \b
+    Examples:
+      farebox queue pause 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d
+    """
     with session.connect() as client:
         waiting = client.pause_company_queue(company_id)
     session.out.document({"waiting": waiting}, f"paused; {waiting:,} requests wait")
@@ -236,7 +277,12 @@ def pause(session: Session, company_id: UUID) -> None:
 @click.argument("company_id", type=click.UUID)
 @with_session
 def resume(session: Session, company_id: UUID) -> None:
-    """Put a paused company's requests back in line."""
+    """Put a paused company's requests back in line.
+
+    \b
+    Examples:
+      farebox queue resume 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d
+    """
     with session.connect() as client:
         resumed = client.resume_company_queue(company_id)
     session.out.document({"resumed": resumed}, f"resumed; {resumed:,} requests are back in line")

@@ -40,9 +40,14 @@ def create(session: Session) -> None:
     passenger_phone, monime_transaction_id, monime_otp, amount (minor units) and, if wanted, commission_rate
     and payment_code. One outcome a payment comes back. Safe to repeat: a payment that has its ticket answers
     `duplicate` with that ticket. Ends with 1 if a payment got no ticket.
+
+    \b
+    Examples:
+      farebox create < payment.json
+      jq -c .data webhook.json | farebox create --json
     """
     elements = payments_on_stdin("create")
-    with session.connect() as client:
+    with session.connect() as client, session.out.working("creating"):
         outcomes = creator(client)(elements)
     session.out.rows((outcome.model_dump() for outcome in outcomes), _OUTCOME_COLUMNS)
     _mention_unrecorded(session.out, sum(each.ok and not each.transaction_recorded for each in outcomes))
@@ -134,6 +139,12 @@ def import_payments(
     A reject is a line of JSON: line, outcome, reason, differing (the fields of a conflict) and the payment as
     it came, or the raw text of a malformed line. Rejected payments with a usable transaction id are kept in
     the database too (`farebox unapplied list`), where they can be applied once the reason is gone.
+
+    \b
+    Examples:
+      farebox import payments.csv.gz --rejects rejects.jsonl
+      farebox import export.csv --column monime_transaction_id="Payment ID" --column amount=Minor
+      zcat *.jsonl.gz | farebox import - --json
     """
     _refuse_same_file(file, rejects_path)
     try:

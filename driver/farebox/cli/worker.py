@@ -8,16 +8,19 @@ import logging
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Generator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+from farebox.cli.metrics import NO_CLIENT, read_address
 from farebox.cli.session import Session, with_session
+from farebox.events import Hook
 from farebox.worker import Worker
-from farebox.worker_health import Health, HealthFile, serve_health
+from farebox.worker_health import HealthFile, serve_health
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -63,6 +66,13 @@ class _JsonLines(logging.Formatter):
     help="A port on 127.0.0.1 that answers HTTP 200 while all is well, else 503.",
 )
 @click.option(
+    "--metrics",
+    "address",
+    metavar="HOST:PORT",
+    callback=read_address,
+    help="Serve what this worker counts at http://HOST:PORT/metrics. Needs farebox[metrics].",
+)
+@click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="To stderr."
 )
 @with_session
@@ -76,12 +86,19 @@ def worker(
     drain: bool,
     health_file: Path | None,
     health_port: int | None,
+    address: tuple[str, int] | None,
     log_format: Literal["text", "json"],
 ) -> None:
     """Make tickets of queued requests until told to stop.
 
     Run as many as you like, on as many machines. SIGTERM or Ctrl-C: finish the batch and end; a second one:
     end at once, which loses nothing.
+
+    \b
+    Examples:
+      farebox worker
+      farebox worker --concurrency 4 --health-port 9188 --metrics 127.0.0.1:9189
+      farebox worker --drain                  by cron, where nothing may run all the time
     """
     if once and drain:
         raise click.UsageError("--once and --drain exclude each other")
@@ -90,6 +107,7 @@ def worker(
 
     async def main() -> None:
         async with AsyncExitStack() as stack:
+            on_event = _ignore if address is None else stack.enter_context(_counted(*address))
             made = Worker(
                 session.dsn,
                 concurrency=concurrency,
@@ -97,6 +115,7 @@ def worker(
                 flush=flush_ms / 1000,
                 listen_dsn=listen_dsn,
                 on_change=file.update if file else _ignore,
+                on_event=on_event,
             )
             if health_port is not None:
                 await stack.enter_async_context(await serve_health(made.health, health_port))
@@ -114,8 +133,24 @@ def worker(
     asyncio.run(main())
 
 
-def _ignore(_: Health) -> None:
+def _ignore(_: object) -> None:
     pass
+
+
+@contextmanager
+def _counted(host: str, port: int) -> Generator[Hook]:
+    """Count into a registry of its own, served there while the block runs."""
+    try:
+        from prometheus_client import CollectorRegistry
+
+        from farebox.metrics import DriverMetrics
+        from farebox.monitoring.exporter import served
+    except ModuleNotFoundError:
+        raise NO_CLIENT from None
+    registry = CollectorRegistry()
+    with served(registry, host, port) as url:
+        logging.getLogger("farebox.worker").info("metrics: %s", url)
+        yield DriverMetrics(registry)
 
 
 def _stop_on_signals(made: Worker) -> None:

@@ -35,17 +35,22 @@ class DatabaseCollector(Collector):
             yield metric
 
 
+def registry_of(dsn: str, groups: Sequence[str] = GROUPS) -> CollectorRegistry:
+    """A registry with the metrics of that database only."""
+    registry = CollectorRegistry()
+    registry.register(DatabaseCollector(dsn, groups))
+    return registry
+
+
 @contextmanager
-def served(dsn: str, host: str, port: int, groups: Sequence[str] = GROUPS) -> Generator[int]:
-    """Serve `/metrics` there while the block runs; gives the port, chosen by the system for 0.
+def served(registry: CollectorRegistry, host: str, port: int) -> Generator[str]:
+    """Serve the registry while the block runs; gives the URL, its port chosen by the system for 0.
 
     Raises OSError when the address is taken or not this machine's.
     """
-    registry = CollectorRegistry()
-    registry.register(DatabaseCollector(dsn, groups))
     server, thread = start_http_server(port, host, registry)
     try:
-        yield int(server.server_port)
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
     finally:
         server.shutdown()
         server.server_close()
