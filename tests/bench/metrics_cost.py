@@ -1,79 +1,74 @@
 """What watching costs the selling: the rate of ``create_tickets`` while ``farebox metrics --serve`` is scraped.
 
-Each round sells for some seconds without a scrape, with one every five seconds and with one every second, in
-turn and in an order that changes. The exporter is a process of its own, as in production, and asks for every
-group. Printed are the medians, the ratios round by round, and how long one scrape takes.
+Connections sell without a pause; the time is cut into slices of a second, each without a scrape, with one, or
+with one after the other (which is what makes a small cost visible above the noise of a machine), in an order
+that changes. The exporter is a process of its own, as in production, and reads every group.
 
     python -m tests.bench metrics_cost --server pg15
 """
 
 import argparse
+import bisect
 import json
 import random
 import statistics
 import threading
 import time
 import urllib.request
+from typing import Final
 
 from tests.bench.core import Catalog
 from tests.bench.support import bench_database
 from tests.cli.commands import start
 from tests.support.database import Database
 
-_BATCH = 100
+_BATCH: Final = 100
+_MODES: Final = ("without", "every 1 s", "all the time")
 
 
-class Scraper:
-    """Scrapes at an interval from a thread of its own while the block runs; None: never."""
+class Sellers:
+    """Connections that sell until they are stopped; `sold` holds the moment of each batch, per connection."""
 
-    def __init__(self, url: str, interval: float | None) -> None:
-        self._url = url
-        self._interval = interval
+    def __init__(self, db: Database, templates: list[str], connections: int) -> None:
+        self._db = db
+        self._templates = templates
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.seconds: list[float] = []
+        self.sold: list[list[float]] = [[] for _ in range(connections)]
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(connections)]
 
-    def _run(self) -> None:
-        # The first in the middle of its interval, so that a round holds as many as it is long.
-        wait = (self._interval or 0) / 2
-        while self._interval is not None and not self._stop.wait(wait):
-            began = time.perf_counter()
-            with urllib.request.urlopen(self._url, timeout=60) as answer:
-                assert b"farebox_queue_size" in answer.read()
-            self.seconds.append(time.perf_counter() - began)
-            wait = max(self._interval - self.seconds[-1], 0)
+    def _run(self, number: int) -> None:
+        sold = self.sold[number]
+        with self._db.connect(autocommit=True) as conn, conn.cursor() as cur:
+            while not self._stop.is_set():
+                template = self._templates[len(sold) % len(self._templates)]
+                # New ids by replacing a mark: building JSON would measure the client.
+                batch = template.replace("pay-", f"pay-{number}-{len(sold)}-")
+                cur.execute("select * from farebox.create_tickets(%s)", (batch,))
+                cur.fetchall()
+                sold.append(time.perf_counter())
 
-    def __enter__(self) -> "Scraper":
-        self._thread.start()
+    def __enter__(self) -> "Sellers":
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def rate(self, began: float, ended: float) -> float:
+        """Tickets a second in that time."""
+        batches = sum(bisect.bisect(sold, ended) - bisect.bisect(sold, began) for sold in self.sold)
+        return batches * _BATCH / (ended - began)
 
 
-def sell(db: Database, work: list[list[str]], seconds: float) -> float:
-    """Tickets a second, with as many connections as there are lists of batches."""
-    ends: list[tuple[int, float]] = []
+def scrape(url: str) -> float:
+    """Seconds that one took."""
     began = time.perf_counter()
-
-    def one(batches: list[str]) -> None:
-        done = 0
-        with db.connect(autocommit=True) as conn, conn.cursor() as cur:
-            for batch in batches:
-                cur.execute("select * from farebox.create_tickets(%s)", (batch,))
-                cur.fetchall()
-                done += _BATCH
-                if time.perf_counter() - began >= seconds:
-                    break
-        ends.append((done, time.perf_counter() - began))
-
-    threads = [threading.Thread(target=one, args=(batches,)) for batches in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done / took for done, took in ends)
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        assert b"farebox_queue_size" in answer.read()
+    return time.perf_counter() - began
 
 
 def main(argv: list[str]) -> None:
@@ -81,50 +76,52 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench metrics_cost")
     parser.add_argument("--server", default="pg15", choices=["pg15", "pg18"])
     parser.add_argument("--connections", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=30, help="each of one slice of every kind")
     args = parser.parse_args(argv)
-    modes: dict[str, float | None] = {"without": None, "every 5 s": 5.0, "every 1 s": 1.0}
+    slices: list[tuple[str, float, float]] = []
+    scrapes: dict[str, list[float]] = {mode: [] for mode in _MODES}
 
     with bench_database(args.server) as db:
         with db.connect(autocommit=True) as conn:
             catalog = Catalog.make(conn, 10)
-
-        def work(tickets: int) -> list[list[str]]:
-            batches = tickets // _BATCH // args.connections
-            return [
-                [json.dumps(catalog.requests(_BATCH, coded=0.5)) for _ in range(batches)]
-                for _ in range(args.connections)
-            ]
-
-        fastest = sell(db, work(100_000), args.seconds)
+        templates = [json.dumps(catalog.requests(_BATCH, coded=0.5)) for _ in range(50)]
         exporter = start("metrics", "--serve", "127.0.0.1:0", "--json", dsn=db.dsn)
-        rates: dict[str, list[float]] = {mode: [] for mode in modes}
-        scrapes: list[float] = []
         try:
             assert exporter.stdout is not None
             url = json.loads(exporter.stdout.readline())["serving"]
-            for _ in range(args.rounds):
-                for mode in random.sample(list(modes), len(modes)):
-                    todo = work(int(1.3 * fastest * args.seconds))
-                    with Scraper(url, modes[mode]) as scraper:
-                        rates[mode].append(sell(db, todo, args.seconds))
-                    scrapes += scraper.seconds
-                    fastest = max(fastest, rates[mode][-1])
+            with Sellers(db, templates, args.connections) as sellers:
+                time.sleep(5)  # caches fill
+                for _ in range(args.rounds):
+                    for mode in random.sample(_MODES, len(_MODES)):
+                        began = time.perf_counter()
+                        if mode == "every 1 s":
+                            scrapes[mode].append(scrape(url))
+                        while mode == "all the time" and time.perf_counter() < began + 1:
+                            scrapes[mode].append(scrape(url))
+                        time.sleep(max(began + 1 - time.perf_counter(), 0))
+                        slices.append((mode, began, time.perf_counter()))
         finally:
             exporter.terminate()
             exporter.communicate()
         tickets = db.value("select count(*) from farebox.tickets")
         db.close()
+
+    rates = {mode: [sellers.rate(a, b) for name, a, b in slices if name == mode] for mode in _MODES}
     print(
-        f"{args.server}, {args.connections} connections, batches of {_BATCH}, {args.rounds} rounds of"
-        f" {args.seconds:g} s, {tickets:,} tickets at the end"
+        f"{args.server}, {args.connections} connections, batches of {_BATCH}, {args.rounds} slices of 1 s of each"
+        f" kind, {tickets:,} tickets at the end"
     )
+    without = statistics.median(rates["without"])
     for mode, values in rates.items():
-        ratios = [value / base for value, base in zip(values, rates["without"], strict=True)]
-        print(
-            f"  {mode:10} {statistics.median(values):8,.0f}/s   x without: median of the rounds"
-            f" {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}),"
-            f" of the rates {statistics.median(values) / statistics.median(rates['without']):.3f}"
-        )
-    print(f"  a scrape took {statistics.median(scrapes) * 1e3:.0f} ms ({len(scrapes)} of them)")
+        quarters = statistics.quantiles(values)
+        spread = f"quartiles {quarters[0]:,.0f} to {quarters[2]:,.0f}"
+        ratio = statistics.median(values) / without
+        print(f"  {mode:12} {statistics.median(values):8,.0f}/s  ({spread})   x without {ratio:.3f}")
+        if scrapes[mode]:
+            took = statistics.median(scrapes[mode]) * 1e3
+            a_second = len(scrapes[mode]) / args.rounds
+            each = (1 - ratio) / a_second
+            print(
+                f"  {'':12} {a_second:.1f} scrapes a second, {took:.0f} ms each; so one a second leaves"
+                f" {1 - each:.4f}, one in 5 s {1 - each / 5:.4f}"
+            )
