@@ -1,4 +1,4 @@
-"""What watching costs the selling: the rate of ``create_tickets`` while ``farebox metrics --serve`` is scraped.
+"""What watching costs: the rate of ``create_tickets`` while ``farebox metrics --serve`` is scraped.
 
 Connections sell without a pause; the time is cut into slices of a second, each without a scrape, with one, or
 with one after the other (which is what makes a small cost visible above the noise of a machine), in an order
@@ -108,8 +108,8 @@ def main(argv: list[str]) -> None:
 
     rates = {mode: [sellers.rate(a, b) for name, a, b in slices if name == mode] for mode in _MODES}
     print(
-        f"{args.server}, {args.connections} connections, batches of {_BATCH}, {args.rounds} slices of 1 s of each"
-        f" kind, {tickets:,} tickets at the end"
+        f"{args.server}, {args.connections} connections, batches of {_BATCH}, {args.rounds} slices of 1 s of"
+        f" each kind, {tickets:,} tickets at the end"
     )
     without = statistics.median(rates["without"])
     for mode, values in rates.items():

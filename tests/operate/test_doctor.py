@@ -2,6 +2,7 @@
 """Each thing that the doctor looks at, broken in earnest: it is found, and what the doctor prescribes mends it."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import LiteralString
 import pytest
 
 from farebox import migrate
-from farebox.doctor import CHECKS, Level, Thresholds, diagnose
+from farebox.doctor import CHECKS, Level, Thresholds, _server, diagnose
 from farebox.doctor._expected import read_expected
 from tests.cli.commands import farebox
 from tests.driver.pooler import pooled
@@ -195,6 +196,30 @@ def test_a_pooler_in_between_is_told(farm: Farm, db: Database) -> None:
         assert farebox("doctor", "--quick", dsn=dsn).code == 6
 
 
+def test_what_others_prepared_through_a_pooler_is_told(farm: Farm, db: Database) -> None:
+    """A transaction pooler that does not track prepared statements leaves them to whoever comes next."""
+    with pooled(farm, db.dsn, pool_size=1) as dsn:
+        with db.connect(dsn=dsn, autocommit=True) as conn:
+            conn.execute("prepare left_over as select 1")
+        [finding] = found(dsn, "pooler")
+        assert "1 prepared statements of others are in this session" in finding.message
+        assert "max_prepared_statements" in str(finding.fix)
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "level", "words"),
+    [(990_000, 99, Level.PROBLEM, "is too old"), (150_000, 14, Level.WARNING, "is newer than any")],
+)
+def test_a_version_that_nobody_has_tested(
+    db: Database, monkeypatch: pytest.MonkeyPatch, oldest: int, newest: int, level: Level, words: str
+) -> None:
+    """The servers here are good ones, so what counts as good is moved instead."""
+    monkeypatch.setattr(_server, "OLDEST_SERVER", oldest)
+    monkeypatch.setattr(_server, "_NEWEST_TESTED", newest)
+    [finding] = found(db.dsn, "version")
+    assert (finding.level, words in finding.message) == (level, True)
+
+
 # -- the schema ---------------------------------------------------------------------------------------------
 
 
@@ -327,6 +352,21 @@ def test_what_was_changed_by_hand(clinic: Database, check: str, words: str, brok
     assert [words in each.message for each in findings] == [True]
     treat(clinic, findings[0])
     assert found(clinic.dsn, check) == []
+
+
+def test_an_index_that_is_being_built_is_left_alone(clinic: Database) -> None:
+    seller, builder = clinic.connect(), clinic.connect(autocommit=True)
+    company = clinic.company()
+    payment = clinic.payment(company, clinic.route(company))
+    seller.execute("select * from farebox.create_ticket(%s::json)", [json.dumps(payment)])
+    builder.pgconn.send_query(b"create index concurrently in_work on farebox.tickets (amount)")
+    clinic.wait_until_blocked(builder)
+    assert clinic.value("select not indisvalid from pg_index where indexrelid = 'farebox.in_work'::regclass")
+    assert found(clinic.dsn, "indexes") == []
+    seller.commit()
+    while builder.pgconn.get_result():
+        pass
+    assert found(clinic.dsn, "indexes") == []
 
 
 def test_a_function_that_is_missing(clinic: Database) -> None:
@@ -493,6 +533,54 @@ def test_a_batch_that_takes_long(clinic: Database) -> None:
     assert "calls took" in messages[0]
 
 
+# -- the queue ------------------------------------------------------------------------------------------------
+
+
+def _enqueue(db: Database, count: int) -> None:
+    company = db.company()
+    payments = [db.payment(company, db.route(company)) for _ in range(count)]
+    db.execute("select count(*) from farebox.enqueue_tickets(%s::json)", [json.dumps(payments)])
+
+
+def test_a_queue_that_nobody_works_on(clinic: Database) -> None:
+    _enqueue(clinic, 5)
+    [finding] = found(clinic.dsn, "queue")
+    assert (finding.level, finding.message) == (
+        Level.WARNING,
+        "5 requests are queued and no worker is connected",
+    )
+    assert finding.fix == "farebox worker"
+    assert farebox("worker", "--drain", dsn=clinic.dsn).code == 0
+    assert found(clinic.dsn, "queue") == []
+
+
+def test_a_queue_that_is_long_although_workers_work(clinic: Database) -> None:
+    clinic.connect(dsn=f"{clinic.dsn}?application_name=farebox%20worker")
+    _enqueue(clinic, 5)
+    assert found(clinic.dsn, "queue") == []
+    [finding] = found(clinic.dsn, "queue", queue_warning=4)
+    assert (finding.level, finding.message) == (
+        Level.WARNING,
+        "5 requests are queued, 1 workers are connected",
+    )
+    assert found(clinic.dsn, "queue", queue_warning=4, queue_problem=4)[0].level is Level.PROBLEM
+
+
+def test_requests_that_died_in_the_queue(clinic: Database) -> None:
+    """A conflict: what came later with another amount can never be a ticket, and a person has to look."""
+    company = clinic.company()
+    payment = clinic.payment(company, clinic.route(company))
+    batch = [payment, payment | {"amount": 4999}]
+    clinic.execute("select count(*) from farebox.enqueue_tickets(%s::json)", [json.dumps(batch)])
+    assert farebox("worker", "--drain", dsn=clinic.dsn).code == 0
+    [finding] = found(clinic.dsn, "queue")
+    assert (finding.level, finding.message) == (Level.WARNING, "1 dead requests are in the queue")
+    [dead] = farebox("queue", "dead", "--json", dsn=clinic.dsn).rows
+    assert dead["reason"] == "conflict"
+    assert farebox("queue", "drop", "--yes", dead["key"], dsn=clinic.dsn).code == 0
+    assert found(clinic.dsn, "queue") == []
+
+
 # -- the money ----------------------------------------------------------------------------------------------
 
 
@@ -602,3 +690,43 @@ def test_the_doctor_does_not_stand_in_line_for_a_lock(db: Database) -> None:
     assert ran.code == 6
     unchecked = {row["check"] for row in ran.rows if "somebody has locked" in row["message"]}
     assert {"bloat", "verify"} <= unchecked
+
+
+def test_the_exit_code_goes_by_the_worst_finding(clinic: Database) -> None:
+    """0: all well; 1: warnings at most; 6: a problem, whatever else there is."""
+    assert farebox("doctor", dsn=clinic.dsn).code == 0
+    _enqueue(clinic, 1)
+    assert farebox("doctor", dsn=clinic.dsn).code == 1
+    clinic.execute("revoke execute on function farebox.create_ticket(json) from farebox_app")
+    assert farebox("doctor", dsn=clinic.dsn).code == 6
+
+
+def test_fix_leaves_alone_what_is_not_safe(clinic: Database) -> None:
+    """Sessions are not ended, rights not taken, nothing is removed, no function's text is overwritten."""
+    sleeper = clinic.connect()
+    sleeper.execute("select pg_sleep(0)")
+    clinic.execute("grant insert on farebox.tickets to farebox_app")
+    clinic.execute("create index half_done on farebox.tickets (amount)")
+    clinic.execute(
+        "update pg_catalog.pg_index set indisvalid = false where indexrelid = 'farebox.half_done'::regclass"
+    )
+    clinic.execute(
+        "create or replace function farebox._phone(p_text text) returns text language sql immutable as 'select p_text'"
+    )
+    _enqueue(clinic, 1)
+    assert farebox("doctor", "--fix", dsn=clinic.dsn).code == 6
+    assert sleeper.execute("select 1").fetchone() == (1,)
+    assert clinic.value("select has_table_privilege('farebox_app', 'farebox.tickets', 'insert')")
+    assert clinic.value("select to_regclass('farebox.half_done') is not null")
+    assert clinic.value("select prosrc from pg_catalog.pg_proc where proname = '_phone'") == "select p_text"
+    assert clinic.value("select farebox.queue_size()") == 1
+
+
+def test_every_check_is_broken_by_a_test_of_this_file() -> None:
+    """`found(…, "check")` and the cases of the tables above; a new check needs a test here."""
+    text = Path(__file__).read_text()
+    told = set(re.findall(r'found\(\s*\w+(?:\.dsn)?,\s*"([a-z ]+)"', text)) | set(
+        re.findall(r'^ +\(?\s*"([a-z ]+)",(?: Level|$| ")', text, re.MULTILINE)
+    )
+    told |= {check for check, _, _ in _MENDED_BY_ITS_FIX.values()}
+    assert {check.name for check in CHECKS} - told == set()

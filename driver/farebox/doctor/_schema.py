@@ -96,6 +96,7 @@ def _indexes(context: Context) -> Iterator[Found]:
             """
             select i.relname as name, x.indisvalid and x.indisready as valid,
               exists (select from pg_constraint as n where n.conindid = x.indexrelid) as of_constraint,
+              exists (select from pg_stat_progress_create_index as p where p.index_relid = x.indexrelid) as in_work,
               x.indrelid::regclass::text as table
             from pg_index as x join pg_class as i on i.oid = x.indexrelid
             where i.relnamespace = to_regnamespace('farebox')
@@ -112,18 +113,19 @@ def _indexes(context: Context) -> Iterator[Found]:
                 (online,),
             )
     for name, state in sorted(states.items()):
-        if state["valid"]:
+        if state["valid"] or state["in_work"]:
             continue
-        # Broken off while it was built: the half-done copy that REINDEX leaves has a name of its own.
         if name in context.expected.indexes or state["of_constraint"]:
             statement = f"reindex index concurrently farebox.{name}"
+            repairs = (statement,)
         else:
-            statement = f"drop index concurrently farebox.{name}"
+            # Broken off while it was built: the half-done copy that REINDEX leaves has a name of its own.
+            statement, repairs = f"drop index concurrently farebox.{name}", ()
         yield (
             Level.PROBLEM,
             f"the index {name} of {state['table']} is not valid",
             f"{statement};",
-            (statement,),
+            repairs,
         )
 
 
