@@ -156,7 +156,7 @@ def test_nothing_is_coloured_without_a_terminal() -> None:
         (["migrate", "--to", "1"], b"migrating"),
         (["code", "expire"], b"expiring codes"),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    ids=["verify", "doctor", "maintain", "records", "unapplied", "migrate", "code"],
 )
 def test_what_may_take_long_says_so_on_a_terminal(db: Database, words: list[str], told: bytes) -> None:
     assert told in run_on_terminal(*words, dsn=db.dsn)

@@ -115,17 +115,14 @@ def _indexes(context: Context) -> Iterator[Found]:
     for name, state in sorted(states.items()):
         if state["valid"] or state["in_work"]:
             continue
-        if name in context.expected.indexes or state["of_constraint"]:
-            statement = f"reindex index concurrently farebox.{name}"
-            repairs = (statement,)
-        else:
-            # Broken off while it was built: the half-done copy that REINDEX leaves has a name of its own.
-            statement, repairs = f"drop index concurrently farebox.{name}", ()
+        is_ours = name in context.expected.indexes or state["of_constraint"]
+        # Another one was broken off while it was built; the half-done copy that REINDEX leaves has its own name.
+        statement = f"{'reindex' if is_ours else 'drop'} index concurrently farebox.{name}"
         yield (
             Level.PROBLEM,
             f"the index {name} of {state['table']} is not valid",
             f"{statement};",
-            repairs,
+            (statement,) if is_ours else (),
         )
 
 
