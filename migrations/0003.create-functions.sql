@@ -2288,7 +2288,7 @@ begin
       message = format('%s keys at once', cardinality(p_keys)),
       hint = 'pass 10,000 or fewer';
   end if;
-  if p_keys is null or exists (select from unnest(p_keys) as k(key) where (k.key ~ '^(queue:[0-9]{1,18}|payment:.*)$') is not true) then
+  if p_keys is null or exists (select from unnest(p_keys) as k(key) where (k.key ~ '^(queue:[1-9][0-9]{0,17}|payment:.*)$') is not true) then
     raise exception using errcode = 'TK003',
       message = 'a key is neither queue:<id> nor payment:<id>',
       hint = 'pass keys as farebox.list_dead_requests() shows them';
@@ -2590,7 +2590,8 @@ reset role;
 -- [copy of db/functions/_process_requests.sql]
 -- Purpose: makes tickets of claimed requests and settles them, or puts them back.
 -- Parameters: p_ids, locked; p_batch, their requests; p_begun, whether the present attempt is counted already.
--- Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58).
+-- Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58). Of a
+--   counted attempt it raises nothing, or the count would stand: it takes it back, unless the request may be to blame after all.
 -- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; ticket_queue_dead, ticket_queue.
 set role farebox_owner;
 
@@ -2606,6 +2607,7 @@ declare
   v_request farebox.ticket_queue;
   v_attempts int;  -- of a single request, with the present one
   v_sqlstate text;
+  v_is_blameless boolean;
   v_now timestamptz;
 begin
   taken := cardinality(p_ids);
@@ -2643,9 +2645,10 @@ begin
     ) as o;
   exception when others then
     get stacked diagnostics v_sqlstate = returned_sqlstate;
-    if left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
+    if not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
       raise;
     end if;
+    v_is_blameless := left(v_sqlstate, 2) in ('25', '40', '42', '55') or v_sqlstate in ('53100', '53300');
   end;
 
   v_now := farebox._now();
@@ -2658,12 +2661,12 @@ begin
     -- Somebody among them is poison. Nobody is blamed yet: they are tried again in half the company, which finds it in the end.
     update farebox.ticket_queue as q set together = (taken + 1) / 2 where q.id = any (p_ids);
     retried := taken;
-  elsif v_attempts < c_attempts then
+  elsif v_is_blameless or v_attempts < c_attempts then
     update farebox.ticket_queue as q
     set
       rank = null,
       ready_at = v_now + farebox._backoff(v_attempts),
-      attempts = v_attempts,
+      attempts = v_attempts - case when v_is_blameless then 1 else 0 end,
       together = 1,
       reason = 'error_' || v_sqlstate
     where q.id = v_request.id;
@@ -3117,7 +3120,8 @@ comment on function farebox.list_dead_requests(int, uuid, text, text, timestampt
 reset role;
 
 -- [copy of db/functions/retry_queued_requests.sql]
--- Purpose: has requests tried again now: those in backoff, dead ones, and payments the queue gave up.
+-- Purpose: has requests tried again now: those in backoff, dead ones, and unapplied payments, whether the queue gave them up or a rule
+--   rejected them.
 -- Parameters: p_keys, at most 10,000: queue:<id> or payment:<id>, as list_dead_requests shows them.
 -- Returns: for each, in order, its queue id from now on; null when there is no such request. Its attempts count from the start.
 -- Raises: TK002, TK003.  Locks and writes: ticket_queue, ticket_queue_dead (by id). An unapplied payment stays until it has its ticket.

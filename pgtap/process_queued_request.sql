@@ -1,6 +1,6 @@
 -- process_queued_request: processes the one request whose attempt begin_queued_request has counted.
 begin;
-select plan(17);
+select plan(24);
 
 -- The clock stands still until the test sets it.
 create or replace function farebox._now() returns timestamptz
@@ -52,6 +52,30 @@ set local tap.now = '2025-06-01 08:00:02+00';
 select results_eq('select * from farebox.process_queued_request(farebox.begin_queued_request())', 'values (1, 0, 0, 0, 0, 0, 1)', 'the third is the last');
 select is(farebox.queue_size(), 0::bigint, 'it waits no more');
 select is((select reason from farebox.unapplied_payments), 'error_22012', 'and is kept with its reason');
+
+-- What is nobody's fault ---------------------------------------------------------------------------------------
+
+create function pg_temp.fail() returns trigger
+language plpgsql as $$ begin raise exception using errcode = current_setting('tap.sqlstate'); end $$;
+create trigger fail before insert on farebox.tickets for each row execute function pg_temp.fail();
+create function pg_temp.fails_with(p_sqlstate text) returns text
+language plpgsql as $$
+declare
+  v_queue_id bigint := farebox.begin_queued_request();
+  v_retried int;
+begin
+  perform set_config('tap.sqlstate', p_sqlstate, true);
+  v_retried := (select p.retried from farebox.process_queued_request(v_queue_id) as p);
+  perform set_config('tap.now', (farebox._now() + interval '1 s')::text, true);
+  return (select format('%s retried, %s attempts, %s', v_retried, q.attempts, q.reason) from farebox.ticket_queue as q where q.id = v_queue_id);
+end
+$$;
+select cardinality(pg_temp.enqueue('pay-4'));
+select is(pg_temp.fails_with(c.sqlstate), format('1 retried, 0 attempts, error_%s', c.sqlstate), c.sqlstate || ' counts against no request')
+from (values ('40001'), ('42501'), ('55P03'), ('53100'), ('25006')) as c(sqlstate);
+select is(pg_temp.fails_with('53200'), '1 retried, 1 attempts, error_53200', 'but a request may need too much memory');
+drop trigger fail on farebox.tickets;
+select is((select created from farebox.process_ticket_queue()), 1, 'it goes through later');
 
 -- Privileges ---------------------------------------------------------------------------------------------------
 

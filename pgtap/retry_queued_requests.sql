@@ -1,6 +1,6 @@
 -- retry_queued_requests: has requests in backoff and dead ones tried again now.
 begin;
-select plan(22);
+select plan(24);
 
 -- The clock stands still until the test sets it.
 create or replace function farebox._now() returns timestamptz
@@ -99,7 +99,7 @@ select is((select taken from farebox.process_ticket_queue()), 0, 'but retrying d
 select is(pg_temp.raised('select farebox.retry_queued_requests(null)'),
   'TK003 a key is neither queue:<id> nor payment:<id> (pass keys as farebox.list_dead_requests() shows them)', 'null');
 select throws_ok(format('select farebox.retry_queued_requests(%L)', c.keys), 'TK003', null, c.keys)
-from (values ('{7}'), ('{queue:x}')) as c(keys);
+from (values ('{7}'), ('{queue:x}'), ('{queue:001}'), ('{queue:0}')) as c(keys);
 select throws_ok($$select farebox.retry_queued_requests(array(select 'queue:' || n from generate_series(1, 10001) as n))$$, 'TK002', null, 'too many');
 
 -- Privileges ---------------------------------------------------------------------------------------------------

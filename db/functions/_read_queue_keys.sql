@@ -12,7 +12,7 @@ begin
       message = format('%s keys at once', cardinality(p_keys)),
       hint = 'pass 10,000 or fewer';
   end if;
-  if p_keys is null or exists (select from unnest(p_keys) as k(key) where (k.key ~ '^(queue:[0-9]{1,18}|payment:.*)$') is not true) then
+  if p_keys is null or exists (select from unnest(p_keys) as k(key) where (k.key ~ '^(queue:[1-9][0-9]{0,17}|payment:.*)$') is not true) then
     raise exception using errcode = 'TK003',
       message = 'a key is neither queue:<id> nor payment:<id>',
       hint = 'pass keys as farebox.list_dead_requests() shows them';

@@ -1,4 +1,5 @@
--- Purpose: has requests tried again now: those in backoff, dead ones, and payments the queue gave up.
+-- Purpose: has requests tried again now: those in backoff, dead ones, and unapplied payments, whether the queue gave them up or a rule
+--   rejected them.
 -- Parameters: p_keys, at most 10,000: queue:<id> or payment:<id>, as list_dead_requests shows them.
 -- Returns: for each, in order, its queue id from now on; null when there is no such request. Its attempts count from the start.
 -- Raises: TK002, TK003.  Locks and writes: ticket_queue, ticket_queue_dead (by id). An unapplied payment stays until it has its ticket.

@@ -46,6 +46,10 @@ _OUTCOMES: Final = {
     "retried": "retried",
     "dead": "dead",
 }
+# After a batch that was not full: what comes meanwhile goes together, and under load nobody has to ring.
+_GATHER_SECONDS: Final = 0.005
+# A producer that saw the bell silent, just before a worker lay down, has committed by then.
+_SECOND_LOOK_SECONDS: Final = 0.02
 
 
 class Worker:
@@ -128,6 +132,7 @@ class Worker:
 
     async def _process(self, session: Session) -> None:
         failures = 0
+        worked = False
         while not self._stopping.is_set():
             try:
                 counts = await self._step(session)
@@ -143,14 +148,25 @@ class Worker:
                     delay * 1e3,
                     extra={"farebox": {"event": "failure", "error": name(error), "delay": delay}},
                 )
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), delay)
+                await self._pause(delay)
+                continue
+            if session.careful and counts.retried:
+                failures += 1  # What put this one back, a full disk say, may do so with the next.
+                await self._pause(self._patience.delay(failures))
                 continue
             failures = 0
             if counts.taken >= self._batch_size or (session.careful and session.found):
                 self._wake.set()  # There is more than one can do: one of those who rest comes along.
             if not session.found:
-                await self._rest()
+                await self._rest(shortly=worked)
+            elif not session.careful and counts.taken < self._batch_size:
+                await self._pause(_GATHER_SECONDS)
+            worked = session.found
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep whatever happens, unless the worker is stopped."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _drain(self, session: Session, most: int | None) -> None:
         left = most
@@ -194,11 +210,16 @@ class Worker:
             )
         return counts
 
-    async def _rest(self) -> None:
+    async def _rest(self, *, shortly: bool) -> None:
         """Sleep until something wakes the worker; however many rest, one at a time waits to be woken.
 
-        So an idle worker looks once every flush interval, not once for each connection.
+        So an idle worker looks once every flush interval, not once for each connection; and `shortly` after
+        it has worked, once more.
         """
+        if shortly:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(_SECOND_LOOK_SECONDS, self._flush))
+            return
         async with self._one_awake:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._flush)

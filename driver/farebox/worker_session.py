@@ -21,6 +21,8 @@ APPLICATION_NAME: Final = "farebox worker"
 """By this name `farebox metrics` and `farebox doctor` count the workers."""
 MOST_CARE: Final = 10_000
 CARE_EVERY: Final = 50
+_BLAMELESS_CLASSES: Final = ("25", "40", "42", "55")
+_BLAMELESS: Final = ("53100", "53300")
 NOTHING: Final = BatchCounts(taken=0, created=0, duplicates=0, conflicts=0, rejected=0, retried=0, dead=0)
 
 
@@ -28,12 +30,12 @@ class Session:
     """A connection that processes the queue, opened when it is first used and again after it was lost.
 
     A request that kills the session leaves no trace in it: whatever the transaction had written about it
-    is gone. So after each start and each failure the session is careful: the next requests, as many as
-    may have been in the failed batch, are processed one by one, and each one's attempt is counted and
-    committed before it is made. Only what kills its session alone is ever blamed, and after three times
-    it is given up. One request at a time is processed like this in the whole database; meanwhile other
-    careful sessions find nothing. A session that fails again before it has come through is careful for
-    twice as many: others may have pushed in front.
+    is gone. So after each start and each failure that may be a request's fault the session is careful:
+    the next requests, as many as may have been in the failed batch, are processed one by one, and each
+    one's attempt is counted and committed before it is made. Only what kills its session alone is ever
+    blamed, and after three times it is given up. One request at a time is processed like this in the
+    whole database; meanwhile other careful sessions find nothing. A session that fails again before it
+    has come through is careful for twice as many: others may have pushed in front.
     """
 
     def __init__(self, target: Target, batch_size: int, on_event: Hook = lambda _: None) -> None:
@@ -57,10 +59,13 @@ class Session:
 
         Raises what `farebox.errors` makes of the error. All was put back then; call again after a pause.
         """
+        if self._connection is None:
+            self._connection = await self._connect()
         try:
             counts = await (self._careful_step() if self.careful else self._normal_step())
-        except FareboxError:
-            self._failed()
+        except FareboxError as error:
+            if not _is_blameless(error):
+                self._failed()
             raise
         self._settled += counts.taken
         if self._settled > 100 * self._batch_size:
@@ -91,7 +96,8 @@ class Session:
         if not begun:
             return NOTHING
         [counts] = await self._call(PROCESS_QUEUED_REQUEST, begun[0])
-        self.careful = max(0, self.careful - 1)
+        if not counts.retried:
+            self.careful = max(0, self.careful - 1)
         return counts  # of nothing, when somebody else was faster
 
     def _failed(self) -> None:
@@ -100,18 +106,16 @@ class Session:
         self._settled = 0
 
     async def _call(self, call: Call[R], *arguments: object) -> list[R]:
+        connection = self._connection
+        assert connection is not None  # step() has seen to that
         failure: FareboxError
         try:
-            if self._connection is None:
-                self._connection = await self._connect()
-            cursor = psycopg.AsyncRawCursor(self._connection, row_factory=dict_row)
+            cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
             await cursor.execute(call.sql.encode(), arguments)
             return call.load(await cursor.fetchall())
         except psycopg.Error as error:
             failure = map_error(error)
-        if self._connection is None:
-            self._on_event(ConnectionEvent("refused", str(self._target), name(failure)))
-        elif self._connection.closed or failure.sqlstate == "25006":
+        if connection.closed or failure.sqlstate == "25006":
             # Closed, or a server that has become a standby: another connection finds the new primary.
             await self.close()
             if not isinstance(failure, TransientError):
@@ -119,12 +123,27 @@ class Session:
         raise failure
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = await connect(self._target, APPLICATION_NAME)
+        failure: FareboxError
+        connection: psycopg.AsyncConnection[Any] | None = None
         try:
+            connection = await connect(self._target, APPLICATION_NAME)
             if await is_pooled(connection):
                 connection.prepare_threshold = None
+            self._on_event(ConnectionEvent("opened", str(self._target)))
+            return connection
+        except psycopg.Error as error:
+            failure = map_error(error)
         except BaseException:
-            await connection.close()
+            if connection is not None:
+                await connection.close()
             raise
-        self._on_event(ConnectionEvent("opened", str(self._target)))
-        return connection
+        if connection is not None:
+            await connection.close()
+        self._on_event(ConnectionEvent("refused", str(self._target), name(failure)))
+        raise failure
+
+
+def _is_blameless(error: FareboxError) -> bool:
+    """Whether no request can be the reason; as `farebox._process_requests` sees it."""
+    sqlstate = error.sqlstate or ""
+    return sqlstate[:2] in _BLAMELESS_CLASSES or sqlstate in _BLAMELESS

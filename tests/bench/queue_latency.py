@@ -10,8 +10,6 @@ import argparse
 import asyncio
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
@@ -19,6 +17,7 @@ import psycopg
 
 from farebox import AsyncFarebox
 from tests.bench.core import Catalog
+from tests.bench.queue_rate import worker_process
 from tests.bench.support import bench_database
 
 
@@ -67,19 +66,11 @@ def main(arguments: Sequence[str]) -> None:
     with bench_database(args.server) as db:
         with psycopg.connect(db.dsn, autocommit=True) as conn:
             catalog = Catalog.make(conn, 20)
-        worker = subprocess.Popen(
-            [sys.executable, "-c", "from farebox.cli.main import main; main()", "worker"],
-            env=os.environ | {"FAREBOX_DSN": db.dsn},
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        with worker_process(db.dsn):
             asyncio.run(_run(db.dsn, catalog, 500, 2))  # past the careful start
             for rate in args.rates.split(","):
                 stored, settled = asyncio.run(_run(db.dsn, catalog, float(rate), args.seconds))
                 print(f"{args.server}, {rate}/s, load {os.getloadavg()[0]:.1f}:")
                 print("  " + _shown("acknowledged after", stored))
                 print("  " + _shown("ticket after", settled))
-        finally:
-            worker.terminate()
-            worker.wait()
         db.close()

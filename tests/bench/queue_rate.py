@@ -4,18 +4,21 @@
 
 ``direct``     stored and then processed, against the same payments given to ``create_tickets`` at once
 ``snapshot``   the same while another session holds an old snapshot
-``producers``  64 producers of single requests, with workers that sleep and are notified, and with none
+``producers``  64 producers of single requests and a worker process, with notifications and without
 ``backlog``    a million waiting, drained: the rate in each tenth
 ``fairness``   a company has 100,000 waiting: how long another one's single request takes
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import psycopg
@@ -130,55 +133,68 @@ def _one_by_one(dsn: str, payloads: Sequence[str], begin: Any) -> None:
             conn.execute(_ENQUEUE, [payload])
 
 
-def _sleepy(dsn: str, until: Any) -> None:
-    """A worker that is woken, processes, and lies down again at once: most notifications possible."""
-    with (
-        psycopg.connect(dsn, autocommit=True) as conn,
-        psycopg.connect(dsn, autocommit=True) as listener,
-    ):
-        listener.execute("listen farebox_queue")
-        while not until.is_set():
-            [[taken]] = conn.execute(_PROCESS, [100])
-            if not taken:
-                list(listener.notifies(timeout=0.5, stop_after=1))
+@contextlib.contextmanager
+def worker_process(dsn: str, *options: str) -> Generator[None]:
+    """`farebox worker` until the end."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "from farebox.cli.main import main; main()", "worker", *options],
+        env=os.environ | {"FAREBOX_DSN": dsn},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        worker.terminate()
+        worker.wait()
 
 
-def _produce(db: Database, catalog: Catalog, count: int, *, notify: bool) -> float:
+def _until_empty(db: Database) -> None:
+    while db.value("select farebox.queue_size()"):
+        time.sleep(0.1)
+
+
+def _produce(db: Database, catalog: Catalog, count: int) -> float:
     payloads = batches(catalog, count, 1)
-    begin, end = _FORK.Barrier(65), _FORK.Event()
+    begin = _FORK.Barrier(65)
     producers = [
         _FORK.Process(target=_one_by_one, args=(db.dsn, payloads[number::64], begin)) for number in range(64)
     ]
-    # The worker runs in both cases; without notifications nobody may ring.
-    if not notify:
-        db.execute(
-            "create or replace function farebox._wake_workers() returns void language sql as $$ select $$"
-        )
-    workers = [_FORK.Process(target=_sleepy, args=(db.dsn, end)) for _ in range(2)]
-    for process in producers + workers:
+    for process in producers:
         process.start()
     begin.wait()
     began = time.monotonic()
     for process in producers:
         process.join()
     seconds = time.monotonic() - began
-    end.set()
-    for process in workers:
-        process.join()
+    _until_empty(db)
     return count / seconds
 
 
 def producers(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
-    """64 producers, with notifications and without, in turn."""
+    """64 producers and a worker process, with notifications and without, in turn."""
     source = db.value("select pg_get_functiondef('farebox._wake_workers'::regproc)")
     rates: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(args.rounds):
-        for notify in (True, False):
-            rates[notify].append(_produce(db, catalog, 12_800, notify=notify))
-            db.execute(source)
-            drain(db.dsn, 1_000)
+    with worker_process(db.dsn):
+        send(db.dsn, _ENQUEUE, batches(catalog, 1_000, 1))  # past the careful start
+        _until_empty(db)
+        for number in range(args.rounds):
+            # Who goes first changes: the tables grow.
+            for notify in (True, False) if number % 2 else (False, True):
+                if not notify:
+                    db.execute(
+                        "create or replace function farebox._wake_workers() returns void language sql"
+                        " as $$ select $$"
+                    )
+                rates[notify].append(_produce(db, catalog, 12_800))
+                db.execute(source)
     on, off = statistics.median(rates[True]), statistics.median(rates[False])
-    print(f"64 producers: notifications on {on:,.0f}/s, off {off:,.0f}/s: {on / off:.2f}")
+    ratio = statistics.median(one / other for one, other in zip(rates[True], rates[False], strict=True))
+    print(f"64 producers: notifications on {on:,.0f}/s, off {off:,.0f}/s: {ratio:.2f}")
+    print(f"  on {_listed(rates[True])}, off {_listed(rates[False])}")
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return " ".join(f"{rate:,.0f}" for rate in rates)
 
 
 def backlog(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:

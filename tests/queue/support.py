@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, LiteralString, NamedTuple
 
 import psycopg
@@ -87,18 +86,6 @@ def poison(db: Database, otp: str, action: LiteralString) -> None:
     )
 
 
-def first_backend(db: Database) -> int | None:
-    """The process id of a session that is in a call of the queue right now, if there is one."""
-    with suppress(psycopg.Error):
-        rows = db.execute(
-            "select pid from pg_stat_activity where datname = current_database()"
-            " and state = 'active' and query like '%%queue%%' and pid <> pg_backend_pid()",
-            [],
-        )
-        return rows[0][0] if rows else None
-    return None
-
-
 def json_lines(text: bytes) -> list[dict[str, Any]]:
     """The log of ``farebox worker --log-format json``."""
     return [json.loads(line) for line in text.splitlines()]
@@ -111,7 +98,6 @@ __all__ = [
     "Shop",
     "assert_all_done",
     "enqueue",
-    "first_backend",
     "json_lines",
     "missing",
     "poison",

@@ -15,13 +15,15 @@ from urllib.error import HTTPError
 import pytest
 
 from farebox._cluster import free_port
+from farebox._dsn import Target
+from farebox.errors import FareboxError
 from farebox.queue_models import BatchCounts
 from farebox.worker import Worker
 from farebox.worker_health import Health, HealthFile, serve_health
 from farebox.worker_session import Session
 from tests.cli.commands import start
 from tests.driver.pooler import pooled
-from tests.queue.support import Shop, assert_all_done, enqueue, json_lines, missing
+from tests.queue.support import Shop, assert_all_done, enqueue, json_lines, missing, poison
 from tests.support.database import Database
 from tests.support.servers import Farm
 
@@ -263,6 +265,39 @@ def test_an_idle_worker_holds_back_no_vacuum_and_looks_once_a_flush_interval(
     # The first look of each, one after the listener began; then one for each interval.
     elapsed = steps[-1] - steps[7]
     assert len(steps) - 8 <= elapsed / 0.05 + 1
+
+
+async def test_what_is_nobodys_fault_counts_against_no_request(db: Database) -> None:
+    """A full disk outlasts any number of attempts, with care and without, and then all become tickets. With
+    the attempts counted that were begun with care, they are given up after three.
+    """
+    shop = Shop(db)
+    payments = shop.payments(3, monime_otp="UNLUCKY")
+    poison(db, "UNLUCKY", "raise disk_full")
+    _store(db, payments)
+    session = Session(Target(db.dsn), 2, lambda _: None)
+    careful = 0
+    while db.value("select last_value from public.poisoned") < 25:
+        try:
+            careful += (await session.step()).retried
+        except FareboxError:  # a whole batch
+            session.careful = 2
+    assert careful > 12
+    db.execute("drop trigger poison on farebox.tickets")
+    while db.value("select farebox.queue_size()"):
+        await session.step()
+    await session.close()
+    assert_all_done(db, payments)
+
+
+async def test_a_server_that_is_away_makes_no_request_suspect() -> None:
+    """Else a worker would come back from a long outage and take ten thousand requests one by one."""
+    nowhere = Target(f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    session = Session(nowhere, 5, lambda _: None)
+    for _ in range(8):
+        with pytest.raises(FareboxError):
+            await session.step()
+    assert session.careful == 5
 
 
 def test_wrong_settings_end_it_at_the_start(db: Database) -> None:
