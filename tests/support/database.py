@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from tests.support.servers import Server
+from tests.support.servers import Server, verifier
 
 Row = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -42,7 +42,9 @@ class Database:
         """The DSN of a new login that is a member of these group roles, such as ``farebox_app``."""
         name, password = f"login_{secrets.token_hex(6)}", secrets.token_urlsafe(12)
         self.execute(
-            sql.SQL("create role {} login password {}").format(sql.Identifier(name), sql.Literal(password))
+            sql.SQL("create role {} login password {}").format(
+                sql.Identifier(name), sql.Literal(verifier(password))
+            )
         )
         self._logins.append(name)
         for group in groups:
@@ -55,10 +57,7 @@ class Database:
             conn.close()
         if self._own is not None:
             self._own.close()
-        self.server.drop_database(self.name)
-        with self.server.connect() as conn:
-            for login in self._logins:
-                conn.execute(sql.SQL("drop role {}").format(sql.Identifier(login)))
+        self.server.drop_database(self.name, *self._logins)
 
     # -- SQL --------------------------------------------------------------------------------------------
 

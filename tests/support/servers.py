@@ -1,8 +1,11 @@
 """PostgreSQL servers for tests: one of each version shared by all workers, and private ones to break."""
 
+import base64
 import contextlib
 import fcntl
+import functools
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -108,19 +111,21 @@ class Server:
                 )
             )
 
-    def drop_database(self, name: str) -> None:
-        """Drops it, ending its sessions."""
+    def drop_database(self, name: str, *logins: str) -> None:
+        """Drops it, ending its sessions, and then these roles."""
         with self.connect() as conn:
             conn.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+            for login in logins:
+                conn.execute(sql.SQL("drop role {}").format(sql.Identifier(login)))
 
     def _template(self, conn: psycopg.Connection[tuple[Any, ...]], *, tap: bool) -> str:
         """Name of the template with the present SQL in it; made by whoever needs it first."""
         name = f"template_{_hash_of_sql()}{'_tap' if tap else ''}"
         known = sql.SQL("select from pg_catalog.pg_database where datname = %s and not datallowconn")
-        if conn.execute(known, [name]).fetchone():
+        if conn.execute(known, [name]).rowcount:
             return name
         with _locked(self.cluster.data_dir.with_name(f"{self.cluster.data_dir.name}.template.lock")):
-            if conn.execute(known, [name]).fetchone():
+            if conn.execute(known, [name]).rowcount:
                 return name
             self.drop_database(name)
             conn.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
@@ -218,7 +223,7 @@ class Farm:
             if not fresh.exists():
                 secret.touch(mode=0o600)
                 secret.write_text(secrets.token_urlsafe(24))
-                Cluster(fresh, installation).create(secret.read_text(), "--no-sync")
+                Cluster(fresh, installation).create(verifier(secret.read_text()), "--no-sync")
         shutil.copytree(fresh, data_dir)
         if installation.account is not None:
             for path in (data_dir, *data_dir.rglob("*")):
@@ -239,6 +244,19 @@ def _fastest_folder() -> str | None:
     return str(memory) if enough and not space.f_flag & os.ST_NOEXEC else None
 
 
+def verifier(password: str) -> str:
+    """What PostgreSQL keeps of a password, stretched once instead of 4,096 times.
+
+    Random passwords need no stretching, and tests connect thousands of times: half of the time went there.
+    """
+    salt, rounds = secrets.token_bytes(16), 1
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    keys = (hashlib.sha256(client_key).digest(), hmac.digest(salted, b"Server Key", "sha256"))
+    encoded = [base64.b64encode(part).decode() for part in (salt, *keys)]
+    return f"SCRAM-SHA-256${rounds}:{encoded[0]}${encoded[1]}:{encoded[2]}"
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Generator[None]:
     """One process at a time; raises RuntimeError when the test run is over already."""
@@ -249,6 +267,7 @@ def _locked(path: Path) -> Generator[None]:
         yield
 
 
+@functools.cache
 def _hash_of_sql() -> str:
     digest = hashlib.sha256()
     folder = db_dir()
