@@ -18,7 +18,7 @@ from tests.support.database import Database
 
 def found(dsn: str, check: str, **thresholds: Any) -> list[Finding]:
     """What the doctor finds wrong in that check; nothing when all is well."""
-    findings = [each for each in diagnose(dsn, thresholds=Thresholds(**thresholds)) if each.check == check]
+    findings = list(diagnose(dsn, thresholds=Thresholds(**thresholds), only=check))
     assert findings, f"no check {check}, or it was left out"
     return [each for each in findings if each.level is not Level.OK]
 

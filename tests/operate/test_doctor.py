@@ -36,6 +36,10 @@ def healthy(request: pytest.FixtureRequest, farm: Farm) -> Iterator[Server]:
     """A server as it should be."""
     try:
         with farm.private(request.param, **_HEALTHY) as server:
+            server.create_database("nursery", tap=None)
+            migrate.apply(server.dsn("nursery"))
+            with server.connect("nursery") as conn:
+                add_extension(conn, "pg_stat_statements", "postgresql-15")
             yield server
     except NotAvailableError as reason:
         pytest.skip(str(reason))
@@ -44,11 +48,9 @@ def healthy(request: pytest.FixtureRequest, farm: Farm) -> Iterator[Server]:
 @pytest.fixture
 def clinic(healthy: Server) -> Iterator[Database]:
     """A migrated database on it, with nothing wrong."""
-    healthy.create_database("clinic", tap=None)
+    with healthy.connect() as conn:
+        conn.execute("create database clinic template nursery strategy file_copy")
     database = Database(healthy, "clinic")
-    migrate.apply(database.dsn)
-    with database.connect(autocommit=True) as conn:
-        add_extension(conn, "pg_stat_statements", "postgresql-15")
     yield database
     database.close()
 
