@@ -178,7 +178,8 @@ def _to_roll_back(
 def _load(files: Sequence[MigrationFile]) -> dict[str, Migration]:
     """yoyo's own reading of ``files`` by id."""
     folders = {glob.escape(str(file.up.parent)) for file in files}
-    migrations = {migration.id: migration for migration in read_migrations(*folders)}
+    ids = {file.id for file in files}
+    migrations = {migration.id: migration for migration in read_migrations(*folders) if migration.id in ids}
     for migration in migrations.values():
         try:
             migration.load()

@@ -26,14 +26,21 @@ def freeze(db: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of ``db/`` and beside it the migrations, made and released; for copying."""
+    folder = tmp_path_factory.mktemp("released")
+    shutil.copytree(db_dir(), folder / "db")
+    freeze(folder / "db", "--regenerate-unreleased")
+    freeze(folder / "db", "--release")
+    return folder
+
+
 @pytest.fixture
-def db(tmp_path: Path) -> Path:
+def db(released: Path, tmp_path: Path) -> Path:
     """A copy of ``db/`` whose migrations, beside it, are made and released."""
-    copy = tmp_path / "db"
-    shutil.copytree(db_dir(), copy)
-    freeze(copy, "--regenerate-unreleased")
-    freeze(copy, "--release")
-    return copy
+    shutil.copytree(released, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "db"
 
 
 def edit(path: Path, old: str, new: str) -> None:
