@@ -257,16 +257,18 @@ def test_no_ticket_is_younger_than_the_end_of_its_code(db: Database) -> None:
     shop = CodeShop(db, 10_000)
     end = now + timedelta(seconds=20)
     db.execute("update farebox.payment_codes set expires_at = %s", [end])
-    over = threading.Event()
+    everybody_buys, over = threading.Barrier(4, timeout=120), threading.Event()
 
     def buy(conn: Connection) -> set[str]:
-        words: set[str] = set()
+        words = set(said(create(conn, *shop.payments(1))))
+        everybody_buys.wait()
         while not over.is_set():
             words.update(said(create(conn, *shop.payments(3))))
         words.update(said(create(conn, *shop.payments(1))))
         return words
 
     def sweep(conn: Connection) -> set[str]:
+        everybody_buys.wait()
         swept = 0
         try:
             for second in range(40):
