@@ -261,7 +261,7 @@ def _ticket_id(kept: Unapplied) -> UUID | None:
 
 
 def test_batches_mean_their_elements_one_after_the_other(db: Database) -> None:
-    """At least 10,000 elements, half of them on each server. A failure prints its seed, which repeats the run."""
+    """At least 10,000 elements, half of them on each server. A failure prints its seed, to repeat the run."""
     db.execute(
         "create or replace function farebox._now() returns timestamptz language sql volatile parallel safe"
         " as $$ select pg_catalog.current_setting('tests.now')::timestamptz $$"
