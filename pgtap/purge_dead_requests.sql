@@ -10,7 +10,7 @@ select v.id, '{}', v.reason, '2020-01-01 00:00:00+00', v.last_seen_at::timestamp
 from (values
   (1, 'conflict', '2025-01-01 00:00:00+00'), (2, 'transaction_id_unavailable', '2025-01-02 00:00:00+00'),
   (3, 'conflict', '2025-05-01 00:00:00+00'), (4, 'transaction_id_invalid', '2025-01-01 00:00:00+00'),
-  (5, 'error_XX000', '2025-01-01 00:00:00+00'), (6, 'worker_died', '2025-01-01 00:00:00+00')) as v(id, reason, last_seen_at);
+  (5, 'error_XX000', '2025-01-01 00:00:00+00'), (6, 'unfinished', '2025-01-01 00:00:00+00')) as v(id, reason, last_seen_at);
 
 select is(farebox.purge_dead_requests('2025-05-01 00:00:00+00', 1), 1, 'no more than the limit at a time');
 select is(farebox.purge_dead_requests('2025-05-01 00:00:00+00'), 1, 'then the rest');

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.cli.commands import start
 from tests.driver.conftest import Shop
 
 GUIDE = Path(__file__).parents[2] / "driver" / "README.md"
@@ -96,6 +97,18 @@ async def test_fastapi(shop: Shop, example: Example) -> None:
     assert len({answer["ticket"] for _, answer in answers}) == 1
     assert masked == (200, {"outcome": "rejected", "ticket": None, "reason": "phone_invalid"})
     assert shop.db.value("select count(*) from farebox.unapplied_payments") == 1
+
+
+def test_queue(shop: Shop, example: Example, capsys: pytest.CaptureFixture[str]) -> None:
+    worker = start("worker", "--flush-ms", 50, dsn=shop.dsn)
+    try:
+        example("queue", payments=[*shop.payments(20), shop.payment(monime_otp="?")])
+    finally:
+        worker.terminate()
+        worker.communicate()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(" wait")
+    assert [line.split()[1] for line in lines[1:]] == ["created"] * 20 + ["rejected"]
 
 
 def test_flask(shop: Shop, example: Example) -> None:

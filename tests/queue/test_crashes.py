@@ -121,6 +121,15 @@ def _tickets(db: Database) -> int:
     return _tickets(db)
 
 
+def _until_it_works(db: Database) -> None:
+    done = _tickets(db)
+    for _ in range(6_000):
+        if _tickets(db) > done:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("no tickets for a minute")
+
+
 def _kill_all(workers: "list[subprocess.Popen[bytes]]") -> None:
     for worker in workers:
         worker.kill()
@@ -138,7 +147,11 @@ def _eventually(db: Database, condition: LiteralString) -> None:
 
 
 def test_nothing_acknowledged_is_lost_or_done_twice_in_twenty_rounds(own_db: Database) -> None:
-    """Producers and workers at full load, and in each round one of them or the server dies by SIGKILL."""
+    """Producers and workers at full load, and in each round a worker, its session or the server dies.
+
+    Seen to fail when a worker removes requests in one transaction and makes tickets in the next, and when an
+    acknowledgement does not wait for the disk (synchronous_commit = off).
+    """
     db = own_db
     workers = [_start_worker(db) for _ in range(2)]
     with ExitStack() as stack:
@@ -146,9 +159,7 @@ def test_nothing_acknowledged_is_lost_or_done_twice_in_twenty_rounds(own_db: Dat
         producers = [_Producer(db, seed) for seed in range(3)]
         stack.callback(lambda: [producer.stop() for producer in producers])
         for _, what in zip(range(ROUNDS), itertools.cycle(_VICTIMS), strict=False):
-            done = _tickets(db)
-            while _tickets(db) == done:  # it works again
-                threading.Event().wait(0.01)
+            _until_it_works(db)
             _kill(what, db, workers)
         acknowledged = [payment for producer in producers for payment in producer.stop()]
         _eventually(db, "select farebox.queue_size() = 0")
@@ -160,7 +171,10 @@ def test_nothing_acknowledged_is_lost_or_done_twice_in_twenty_rounds(own_db: Dat
 def test_a_request_that_kills_its_session_is_given_up_after_three_attempts(
     own_db: Database, end: str
 ) -> None:
-    """And nobody else is blamed: of those that were in one batch with it, all become tickets."""
+    """And nobody else is blamed: of those that were in one batch with it, all become tickets.
+
+    Seen to fail without care, and with the attempt counted in the transaction that makes it.
+    """
     db = own_db
     shop = Shop(db)
     payments = shop.payments(60)

@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -23,6 +24,7 @@ from farebox.worker_health import Health, HealthFile, serve_health
 from farebox.worker_session import Session
 from tests.cli.commands import start
 from tests.driver.pooler import pooled
+from tests.driver.replica import replica_of
 from tests.queue.support import Shop, assert_all_done, enqueue, json_lines, missing, poison
 from tests.support.database import Database
 from tests.support.servers import Farm
@@ -229,6 +231,29 @@ def test_it_outlives_a_restart_of_the_server(own_db: Database) -> None:
         log = _end(process)
     assert any(line.get("event") == "listener_lost" for line in log)
     assert_all_done(own_db, before + after)
+
+
+def test_it_works_after_a_failover(own_db: Database, farm: Farm) -> None:
+    """The primary dies, its standby is promoted: sessions and listener find it by themselves."""
+    shop = Shop(own_db)
+    before, after = shop.payments(50), shop.payments(50)
+    with replica_of(farm, own_db.server) as standby:
+        promoted = Database(replace(own_db.server, cluster=standby.cluster, port=standby.port), own_db.name)
+        hosts = f"127.0.0.1:{own_db.server.port},127.0.0.1:{standby.port}/"
+        dsn = own_db.dsn.replace(f"127.0.0.1:{own_db.server.port}/", hosts)
+        with _worker(f"{dsn}?target_session_attrs=read-write", "--flush-ms", _NEVER) as process:
+            _store(own_db, before)
+            _until_empty(own_db)
+            standby.catch_up()
+            own_db.server.cluster.kill()
+            promoted.execute("select pg_promote()")
+            _listening(promoted)
+            _store(promoted, after)
+            _until_empty(promoted)
+            _end(process)
+        assert_all_done(promoted, before + after)
+        promoted.close()
+    own_db.server.start()
 
 
 def test_an_idle_worker_holds_back_no_vacuum_and_looks_once_a_flush_interval(
