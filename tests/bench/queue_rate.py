@@ -3,7 +3,7 @@
     python -m tests.bench queue_rate --server pg18 --what direct,snapshot,producers,backlog,fairness
 
 ``direct``     stored and then processed, against the same payments given to ``create_tickets`` at once
-``snapshot``   the same while another session holds an old snapshot
+``snapshot``   the same while another session holds an old snapshot, in turn with a database without one
 ``producers``  64 producers of single requests and a worker process, with notifications and without
 ``backlog``    a million waiting, drained: the rate in each tenth
 ``fairness``   a company has 100,000 waiting: how long another one's single request takes
@@ -103,27 +103,34 @@ def direct(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
 
 
 def snapshot(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
-    """Stored and processed while an old snapshot is held, for --seconds."""
-    normal = statistics.median(_stored_and_processed(db, catalog, args.count, 100) for _ in range(3))
-    print(f"no snapshot: {normal:,.0f}/s")
+    """Stored and processed, for --seconds, in turn in two databases: one with an old snapshot held, one without.
+
+    A snapshot keeps dead rows only in its own database. Both grow alike, and whatever else slows the machine
+    down slows down both.
+    """
+    db.server.create_database("beside")
+    beside = Database(db.server, "beside")
+    with psycopg.connect(beside.dsn, autocommit=True) as conn:
+        other = Catalog.make(conn, len(catalog.places))
     with psycopg.connect(db.dsn) as old:
         old.execute("set transaction isolation level repeatable read")
         old.execute("select count(*) from farebox.companies")
         began = time.monotonic()
-        rates: list[float] = []
+        rates: list[tuple[float, float]] = []
         while time.monotonic() - began < args.seconds:
-            rates.append(_stored_and_processed(db, catalog, args.count, 100))
+            held = _stored_and_processed(db, catalog, args.count, 100)
+            rates.append((held, _stored_and_processed(beside, other, args.count, 100)))
         [(dead, size)] = db.execute(
             "select dead_tuples, pg_total_relation_size('farebox.ticket_queue') >> 20"
             " from farebox.queue_metrics()"
         )
-        held = statistics.median(rates)
-        print(
-            f"snapshot held for {args.seconds:.0f} s: {held:,.0f}/s, {held / normal:.2f} of normal;"
-            f" last round {rates[-1]:,.0f}/s; {dead:,} dead rows, {size} MB"
-        )
-    after = statistics.median(_stored_and_processed(db, catalog, args.count, 100) for _ in range(3))
-    print(f"let go: {after:,.0f}/s")
+    third = len(rates) // 3 or 1
+    for name, part in (("in all", rates), ("first third", rates[:third]), ("last third", rates[-third:])):
+        one, normal = (statistics.median(rate[i] for rate in part) for i in (0, 1))
+        ratio = statistics.median(rate[0] / rate[1] for rate in part)
+        print(f"snapshot held, {name}: {one:,.0f}/s, without {normal:,.0f}/s: {ratio:.2f}")
+    print(f"held for {args.seconds:.0f} s: {dead:,} dead rows, {size} MB")
+    beside.close()
 
 
 def _one_by_one(dsn: str, payloads: Sequence[str], begin: Any) -> None:

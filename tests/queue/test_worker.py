@@ -293,8 +293,8 @@ def test_an_idle_worker_holds_back_no_vacuum_and_looks_once_a_flush_interval(
 
 
 async def test_what_is_nobodys_fault_counts_against_no_request(db: Database) -> None:
-    """A full disk outlasts any number of attempts, with care and without, and then all become tickets. With
-    the attempts counted that were begun with care, they are given up after three.
+    """A full disk outlasts any number of attempts, with care and without, and then all become tickets. Seen
+    to fail with the attempts counted that were begun with care: they are given up after three.
     """
     shop = Shop(db)
     payments = shop.payments(3, monime_otp="UNLUCKY")
@@ -303,6 +303,7 @@ async def test_what_is_nobodys_fault_counts_against_no_request(db: Database) -> 
     session = Session(Target(db.dsn), 2, lambda _: None)
     careful = 0
     while db.value("select last_value from public.poisoned") < 25:
+        assert db.value("select farebox.queue_size()") == 3
         try:
             careful += (await session.step()).retried
         except FareboxError:  # a whole batch
