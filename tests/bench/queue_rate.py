@@ -5,7 +5,7 @@
 ``direct``     stored and then processed, against the same payments given to ``create_tickets`` at once
 ``snapshot``   the same while another session holds an old snapshot, in turn with a database without one
 ``producers``  64 producers of single requests and a worker process, with notifications and without
-``backlog``    a million waiting, drained: the rate in each tenth
+``backlog``    a million waiting, drained: the rate in each tenth, and processor time
 ``fairness``   a company has 100,000 waiting: how long another one's single request takes
 """
 
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -103,7 +104,7 @@ def direct(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
 
 
 def snapshot(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
-    """Stored and processed, for --seconds, in turn in two databases: one with an old snapshot held, one without.
+    """Stored and processed, for --seconds, in turn in two databases: one has an old snapshot held.
 
     A snapshot keeps dead rows only in its own database. Both grow alike, and whatever else slows the machine
     down slows down both.
@@ -204,26 +205,40 @@ def _listed(rates: Sequence[float]) -> str:
     return " ".join(f"{rate:,.0f}" for rate in rates)
 
 
+def _cpu_seconds(db: Database) -> float:
+    """What the sessions that process have used of the processors; no neighbour on the machine changes that."""
+    ticks = 0
+    for (pid,) in db.execute(
+        "select pid from pg_stat_activity where query like '%%process_ticket_queue(%%'", []
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def backlog(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
-    """A million waiting, drained by two workers; the rate in each tenth."""
+    """A million waiting, drained by two workers; in each tenth the rate and what it costs the processors."""
     for _ in range(args.backlog // 100_000):
         payloads = batches(catalog, 100_000, 1_000)
         together((send, (db.dsn, _ENQUEUE, payloads[:50])), (send, (db.dsn, _ENQUEUE, payloads[50:])))
     workers = [_FORK.Process(target=drain, args=(db.dsn, 100)) for _ in range(2)]
-    began, left = time.monotonic(), args.backlog
+    began, left, used = time.monotonic(), args.backlog, 0.0
     for worker in workers:
         worker.start()
     rates: list[str] = []
-    while left > 0:
-        target = left - args.backlog // 10
-        while (now_left := db.value("select farebox.queue_size()")) > target and now_left:
+    costs: list[str] = []
+    for tenth in range(1, 10):  # at the end of the last one they are gone
+        target = args.backlog * (10 - tenth) // 10
+        while (now_left := db.value("select farebox.queue_size()")) > target:
             time.sleep(0.2)
-        now = time.monotonic()
+        now, now_used = time.monotonic(), _cpu_seconds(db)
         rates.append(f"{(left - now_left) / (now - began):,.0f}")
-        began, left = now, now_left
+        costs.append(f"{(now_used - used) * 1e6 / (left - now_left):,.0f}")
+        began, left, used = now, now_left, now_used
     for worker in workers:
         worker.join()
-    print(f"backlog of {args.backlog:,}, by tenths: {' '.join(rates)} /s")
+    print(f"backlog of {args.backlog:,}, the first nine tenths: {' '.join(rates)} /s")
+    print(f"  processor time of the two sessions: {' '.join(costs)} us a request")
 
 
 def fairness(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
