@@ -206,7 +206,7 @@ def _listed(rates: Sequence[float]) -> str:
 
 
 def _cpu_seconds(db: Database) -> float:
-    """What the sessions that process have used of the processors; no neighbour on the machine changes that."""
+    """What the sessions that process have used of the processors, whoever else uses them too."""
     ticks = 0
     for (pid,) in db.execute(
         "select pid from pg_stat_activity where query like '%%process_ticket_queue(%%'", []
