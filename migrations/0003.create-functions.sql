@@ -364,13 +364,15 @@ reset role;
 
 -- [copy of db/functions/_parse_batch.sql]
 -- Purpose: the elements of a batch as columns, normalised; a value that breaks its format is null. No element is judged here.
--- Parameters: p_batch, an array.  Returns: a row for each element; transaction_id is trimmed, its length not yet checked.
+-- Parameters: p_batch, an array.  Returns: a row for each element; transaction_id is trimmed, its length not yet checked;
+--   company and route also as given ('' for null), for whoever reads the few UUIDs of a batch once and not for each element.
 -- Raises: data exceptions for what json_to_recordset cannot read (see _clean_batch).
 -- Without settings of its own and stable, so that it is inlined into the statements that use it.
 set role farebox_owner;
 
 create function farebox._parse_batch(p_batch json)
-returns table (ordinal int, given_id text, transaction_id text, company_id uuid, route_id uuid, passenger_phone text,
+returns table (ordinal int, given_id text, transaction_id text, given_company text, given_route text,
+  company_id uuid, route_id uuid, passenger_phone text,
   monime_otp text, payment_code text, amount bigint, rate_given boolean, rate numeric)
 language sql stable security invoker
 as $$
@@ -378,8 +380,10 @@ as $$
     f.ordinal,
     f.given_id,
     case when f.is_text then farebox._trimmed(f.given_id) end,
-    f.company_id,
-    f.route_id,
+    coalesce(f.company_id, ''),
+    coalesce(f.route_id, ''),
+    f.company_id::uuid,
+    f.route_id::uuid,
     farebox._phone(f.passenger_phone),
     farebox._otp(f.monime_otp),
     f.payment_code,
@@ -401,7 +405,7 @@ as $$
       x.amount,
       x.commission_rate
     from rows from (json_to_recordset(p_batch) as (
-      company_id uuid, route_id uuid, passenger_phone text, monime_transaction_id json, monime_otp json,
+      company_id text, route_id text, passenger_phone text, monime_transaction_id json, monime_otp json,
       amount text, commission_rate text, payment_code json)) with ordinality
       as x(company_id, route_id, passenger_phone, monime_transaction_id, monime_otp, amount, commission_rate, payment_code, ordinal)
     offset 0  -- keeps the planner from dissolving this step into the next, where each use would compute its columns again
@@ -453,8 +457,8 @@ as $$
 begin
   return exists (
     select from farebox.tickets as t
-    where t.monime_transaction_id =
-      substring(left(p_batch::text, 1000) collate "C" from '"monime_transaction_id" *: *"([^"\\]+)"'));
+    -- The text between the next two quotes after the key.
+    where t.monime_transaction_id = split_part(split_part(left(p_batch::text, 1000), '"monime_transaction_id"', 2), '"', 2));
 end
 $$;
 
@@ -539,29 +543,41 @@ declare
   v_has_digits_only boolean;
 begin
   with element as materialized (
-    select b.* from farebox._parse_batch(p_batch) as b
+    select b.ordinal, b.given_id, b.transaction_id, b.given_company, b.given_route, b.passenger_phone, b.monime_otp, b.payment_code,
+      b.amount, b.rate_given, b.rate
+    from farebox._parse_batch(p_batch) as b
   ),
-  -- A batch names few companies and routes, many times each: they are looked up once. A lateral subquery that cannot be
+  -- A batch names few companies and routes, many times each: they are read and looked up once. A lateral subquery that cannot be
   -- dissolved (`offset 0`) goes by its index, whatever the statistics say.
   place as materialized (
-    select d.company_id, d.route_id, c.id is not null as has_company, c.status as company_status, c.commission_rate,
-      r.company_id is not null as has_route, r.status as route_status
-    from (select distinct e.company_id, e.route_id from element as e) as d
+    select d.given_company, d.given_route, d.company_id, d.route_id, c.status as company_status, c.commission_rate,
+      c.id is not null as has_company, r.company_id is not null as has_route, r.status as route_status
+    from (
+      select e.given_company, e.given_route, nullif(e.given_company, '')::uuid as company_id, nullif(e.given_route, '')::uuid as route_id
+      from (select distinct e.given_company, e.given_route from element as e) as e
+      offset 0) as d
     left join lateral (
       select c.id, c.status, c.commission_rate from farebox.companies as c where c.id = d.company_id offset 0) as c on true
     left join lateral (
       select r.company_id, r.status from farebox.routes as r where r.id = d.route_id offset 0) as r on r.company_id = d.company_id
+  ),
+  code as materialized (
+    select d.payment_code, k.*
+    from (select distinct e.payment_code from element as e where e.payment_code is not null) as d
+    cross join lateral (
+      select k.id, k.company_id, k.route_id, k.status, k.used_tickets, k.total_tickets, k.expires_at
+      from farebox.payment_codes as k where k.code = d.payment_code offset 0) as k
   )
   select
     coalesce(array_agg(row(
       e.ordinal, e.given_id,
       case when length(e.transaction_id) between 1 and 64 then e.transaction_id end,
-      e.company_id, e.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
+      p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
       coalesce(e.rate, p.commission_rate),
       case
         when (length(e.transaction_id) between 1 and 64) is not true then 'transaction_id_invalid'
-        when e.company_id is null then 'company_id_invalid'
-        when e.route_id is null then 'route_id_invalid'
+        when p.company_id is null then 'company_id_invalid'
+        when p.route_id is null then 'route_id_invalid'
         when e.passenger_phone is null then 'phone_invalid'
         when e.monime_otp is null then 'otp_invalid'
         when e.amount is null then 'amount_invalid'
@@ -572,23 +588,18 @@ begin
         when p.route_status <> 'active' then 'route_inactive'
         when e.payment_code is null then null
         when k.id is null then 'code_not_found'
-        when k.route_id <> e.route_id then 'code_route_mismatch'
-        when t.id is not null then 'known'
+        when k.route_id <> p.route_id then 'code_route_mismatch'
+        -- Only what would charge a code is looked up beforehand: a retry must not queue for the lock of its code.
+        when (select t.id from farebox.tickets as t where t.monime_transaction_id = e.transaction_id) is not null then 'known'
         else farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now)
       end,
-      (v_id_prefix || lpad(to_hex(e.ordinal), 4, '0'))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
+      (v_id_prefix || to_hex(4096 + e.ordinal))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
     coalesce(bool_or(k.id is not null), false),
     (select bool_or(d.company_id::text collate "C" !~ '[a-f]' or d.route_id::text collate "C" !~ '[a-f]') from place as d)
   into requests, has_code, v_has_digits_only
   from element as e
-  left join place as p on p.company_id = e.company_id and p.route_id = e.route_id
-  left join lateral (
-    select k.id, k.company_id, k.route_id, k.status, k.used_tickets, k.total_tickets, k.expires_at
-    from farebox.payment_codes as k where k.code = e.payment_code offset 0) as k on k.company_id = e.company_id
-  -- Only what would charge a code is looked up beforehand: a retry must not queue for the lock of its code.
-  left join lateral (
-    select t.id from farebox.tickets as t
-    where t.monime_transaction_id = case when k.id is not null then e.transaction_id end offset 0) as t on true;
+  left join place as p on p.given_company = e.given_company and p.given_route = e.given_route
+  left join code as k on k.payment_code = e.payment_code and k.company_id = p.company_id;
 
   -- Such a UUID may have been a JSON number, which is no UUID: only the slow way of reading can tell.
   if v_has_digits_only and not p_is_clean then
@@ -774,12 +785,12 @@ declare
 begin
   insert into farebox.tickets (id, company_id, route_id, payment_code_id, amount, created_at, commission_rate,
     monime_transaction_id, passenger_phone, monime_otp)
-  select distinct on (r.transaction_id)
+  select distinct on (r.transaction_id collate "C")  -- the order of the index, and fast under any collation
     r.ticket_id, r.company_id, r.route_id, r.payment_code_id, r.amount, p_now, r.commission_rate,
     r.transaction_id, r.passenger_phone, r.monime_otp
   from unnest(p_requests) as r
   where r.reason is null
-  order by r.transaction_id, r.ordinal
+  order by r.transaction_id collate "C", r.ordinal
   on conflict (monime_transaction_id) do nothing;
   get diagnostics v_created = row_count;
   return v_created;
@@ -1119,10 +1130,10 @@ set jit = off
 as $$
 declare
   v_batch json := p_batch;
-  v_length int;
   v_now timestamptz := farebox._now();
   v_read record;
   v_requests farebox._ticket_request[];
+  v_length int;
   v_codes uuid[];
   v_allocated record;
   v_created int;
@@ -1134,7 +1145,10 @@ begin
   lock table farebox.tickets in row exclusive mode;
 
   begin
-    v_length := farebox._batch_length(v_batch);
+    -- Usually the elements are counted once they are read: counting them first is one more pass over the whole text.
+    if v_batch is null or pg_column_size(v_batch) > 1000000 then
+      perform farebox._batch_length(v_batch);
+    end if;
     if farebox._looks_replayed(v_batch) then
       v_outcomes := farebox._answer_replay(v_batch);
     end if;
@@ -1146,19 +1160,24 @@ begin
       raise;
     when statement_too_complex then
       v_batch := farebox._shallow_json(v_batch);
-      v_length := farebox._batch_length(v_batch);
+      perform farebox._batch_length(v_batch);
       v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
-    when others then  -- the batch is dirty, or the records of a replay cannot be read now: the longer way can do without
-      if sqlstate like 'TK%' then
-        raise;
-      end if;
+    when others then  -- no array, or a dirty one, or the records of a replay cannot be read now: the longer way can do without
+      perform farebox._batch_length(v_batch);
       v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
   end;
   if v_outcomes is not null then
+    if cardinality(v_outcomes) > 10000 then
+      perform farebox._batch_length(v_batch);
+    end if;
     return query select o.* from unnest(v_outcomes) as o;
     return;
   end if;
   v_requests := v_read.requests;
+  v_length := cardinality(v_requests);
+  if v_length > 10000 then
+    perform farebox._batch_length(v_batch);
+  end if;
 
   if current_setting('transaction_isolation') not like 'read %' then
     -- The snapshot may be older than our lock on the table: a route deleted in between must not get a ticket.
@@ -2884,7 +2903,7 @@ declare
 begin
   begin
     v_length := farebox._batch_length(v_batch);
-    perform from farebox._parse_batch(v_batch) as b;
+    perform b from farebox._parse_batch(v_batch) as b;  -- whole rows: a column that is not asked for is not read
   exception when data_exception or statement_too_complex then
     v_batch := farebox._clean_batch(case when sqlstate = '54001' then farebox._shallow_json(v_batch) else v_batch end);
     v_length := farebox._batch_length(v_batch);

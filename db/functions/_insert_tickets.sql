@@ -13,12 +13,12 @@ declare
 begin
   insert into farebox.tickets (id, company_id, route_id, payment_code_id, amount, created_at, commission_rate,
     monime_transaction_id, passenger_phone, monime_otp)
-  select distinct on (r.transaction_id)
+  select distinct on (r.transaction_id collate "C")  -- the order of the index, and fast under any collation
     r.ticket_id, r.company_id, r.route_id, r.payment_code_id, r.amount, p_now, r.commission_rate,
     r.transaction_id, r.passenger_phone, r.monime_otp
   from unnest(p_requests) as r
   where r.reason is null
-  order by r.transaction_id, r.ordinal
+  order by r.transaction_id collate "C", r.ordinal
   on conflict (monime_transaction_id) do nothing;
   get diagnostics v_created = row_count;
   return v_created;

@@ -9,8 +9,8 @@ as $$
 begin
   return exists (
     select from farebox.tickets as t
-    where t.monime_transaction_id =
-      substring(left(p_batch::text, 1000) collate "C" from '"monime_transaction_id" *: *"([^"\\]+)"'));
+    -- The text between the next two quotes after the key.
+    where t.monime_transaction_id = split_part(split_part(left(p_batch::text, 1000), '"monime_transaction_id"', 2), '"', 2));
 end
 $$;
 

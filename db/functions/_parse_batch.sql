@@ -1,11 +1,13 @@
 -- Purpose: the elements of a batch as columns, normalised; a value that breaks its format is null. No element is judged here.
--- Parameters: p_batch, an array.  Returns: a row for each element; transaction_id is trimmed, its length not yet checked.
+-- Parameters: p_batch, an array.  Returns: a row for each element; transaction_id is trimmed, its length not yet checked;
+--   company and route also as given ('' for null), for whoever reads the few UUIDs of a batch once and not for each element.
 -- Raises: data exceptions for what json_to_recordset cannot read (see _clean_batch).
 -- Without settings of its own and stable, so that it is inlined into the statements that use it.
 set role farebox_owner;
 
 create function farebox._parse_batch(p_batch json)
-returns table (ordinal int, given_id text, transaction_id text, company_id uuid, route_id uuid, passenger_phone text,
+returns table (ordinal int, given_id text, transaction_id text, given_company text, given_route text,
+  company_id uuid, route_id uuid, passenger_phone text,
   monime_otp text, payment_code text, amount bigint, rate_given boolean, rate numeric)
 language sql stable security invoker
 as $$
@@ -13,8 +15,10 @@ as $$
     f.ordinal,
     f.given_id,
     case when f.is_text then farebox._trimmed(f.given_id) end,
-    f.company_id,
-    f.route_id,
+    coalesce(f.company_id, ''),
+    coalesce(f.route_id, ''),
+    f.company_id::uuid,
+    f.route_id::uuid,
     farebox._phone(f.passenger_phone),
     farebox._otp(f.monime_otp),
     f.payment_code,
@@ -36,7 +40,7 @@ as $$
       x.amount,
       x.commission_rate
     from rows from (json_to_recordset(p_batch) as (
-      company_id uuid, route_id uuid, passenger_phone text, monime_transaction_id json, monime_otp json,
+      company_id text, route_id text, passenger_phone text, monime_transaction_id json, monime_otp json,
       amount text, commission_rate text, payment_code json)) with ordinality
       as x(company_id, route_id, passenger_phone, monime_transaction_id, monime_otp, amount, commission_rate, payment_code, ordinal)
     offset 0  -- keeps the planner from dissolving this step into the next, where each use would compute its columns again

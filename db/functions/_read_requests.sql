@@ -15,29 +15,41 @@ declare
   v_has_digits_only boolean;
 begin
   with element as materialized (
-    select b.* from farebox._parse_batch(p_batch) as b
+    select b.ordinal, b.given_id, b.transaction_id, b.given_company, b.given_route, b.passenger_phone, b.monime_otp, b.payment_code,
+      b.amount, b.rate_given, b.rate
+    from farebox._parse_batch(p_batch) as b
   ),
-  -- A batch names few companies and routes, many times each: they are looked up once. A lateral subquery that cannot be
+  -- A batch names few companies and routes, many times each: they are read and looked up once. A lateral subquery that cannot be
   -- dissolved (`offset 0`) goes by its index, whatever the statistics say.
   place as materialized (
-    select d.company_id, d.route_id, c.id is not null as has_company, c.status as company_status, c.commission_rate,
-      r.company_id is not null as has_route, r.status as route_status
-    from (select distinct e.company_id, e.route_id from element as e) as d
+    select d.given_company, d.given_route, d.company_id, d.route_id, c.status as company_status, c.commission_rate,
+      c.id is not null as has_company, r.company_id is not null as has_route, r.status as route_status
+    from (
+      select e.given_company, e.given_route, nullif(e.given_company, '')::uuid as company_id, nullif(e.given_route, '')::uuid as route_id
+      from (select distinct e.given_company, e.given_route from element as e) as e
+      offset 0) as d
     left join lateral (
       select c.id, c.status, c.commission_rate from farebox.companies as c where c.id = d.company_id offset 0) as c on true
     left join lateral (
       select r.company_id, r.status from farebox.routes as r where r.id = d.route_id offset 0) as r on r.company_id = d.company_id
+  ),
+  code as materialized (
+    select d.payment_code, k.*
+    from (select distinct e.payment_code from element as e where e.payment_code is not null) as d
+    cross join lateral (
+      select k.id, k.company_id, k.route_id, k.status, k.used_tickets, k.total_tickets, k.expires_at
+      from farebox.payment_codes as k where k.code = d.payment_code offset 0) as k
   )
   select
     coalesce(array_agg(row(
       e.ordinal, e.given_id,
       case when length(e.transaction_id) between 1 and 64 then e.transaction_id end,
-      e.company_id, e.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
+      p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
       coalesce(e.rate, p.commission_rate),
       case
         when (length(e.transaction_id) between 1 and 64) is not true then 'transaction_id_invalid'
-        when e.company_id is null then 'company_id_invalid'
-        when e.route_id is null then 'route_id_invalid'
+        when p.company_id is null then 'company_id_invalid'
+        when p.route_id is null then 'route_id_invalid'
         when e.passenger_phone is null then 'phone_invalid'
         when e.monime_otp is null then 'otp_invalid'
         when e.amount is null then 'amount_invalid'
@@ -48,23 +60,18 @@ begin
         when p.route_status <> 'active' then 'route_inactive'
         when e.payment_code is null then null
         when k.id is null then 'code_not_found'
-        when k.route_id <> e.route_id then 'code_route_mismatch'
-        when t.id is not null then 'known'
+        when k.route_id <> p.route_id then 'code_route_mismatch'
+        -- Only what would charge a code is looked up beforehand: a retry must not queue for the lock of its code.
+        when (select t.id from farebox.tickets as t where t.monime_transaction_id = e.transaction_id) is not null then 'known'
         else farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now)
       end,
-      (v_id_prefix || lpad(to_hex(e.ordinal), 4, '0'))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
+      (v_id_prefix || to_hex(4096 + e.ordinal))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
     coalesce(bool_or(k.id is not null), false),
     (select bool_or(d.company_id::text collate "C" !~ '[a-f]' or d.route_id::text collate "C" !~ '[a-f]') from place as d)
   into requests, has_code, v_has_digits_only
   from element as e
-  left join place as p on p.company_id = e.company_id and p.route_id = e.route_id
-  left join lateral (
-    select k.id, k.company_id, k.route_id, k.status, k.used_tickets, k.total_tickets, k.expires_at
-    from farebox.payment_codes as k where k.code = e.payment_code offset 0) as k on k.company_id = e.company_id
-  -- Only what would charge a code is looked up beforehand: a retry must not queue for the lock of its code.
-  left join lateral (
-    select t.id from farebox.tickets as t
-    where t.monime_transaction_id = case when k.id is not null then e.transaction_id end offset 0) as t on true;
+  left join place as p on p.given_company = e.given_company and p.given_route = e.given_route
+  left join code as k on k.payment_code = e.payment_code and k.company_id = p.company_id;
 
   -- Such a UUID may have been a JSON number, which is no UUID: only the slow way of reading can tell.
   if v_has_digits_only and not p_is_clean then

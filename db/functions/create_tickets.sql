@@ -16,10 +16,10 @@ set jit = off
 as $$
 declare
   v_batch json := p_batch;
-  v_length int;
   v_now timestamptz := farebox._now();
   v_read record;
   v_requests farebox._ticket_request[];
+  v_length int;
   v_codes uuid[];
   v_allocated record;
   v_created int;
@@ -31,7 +31,10 @@ begin
   lock table farebox.tickets in row exclusive mode;
 
   begin
-    v_length := farebox._batch_length(v_batch);
+    -- Usually the elements are counted once they are read: counting them first is one more pass over the whole text.
+    if v_batch is null or pg_column_size(v_batch) > 1000000 then
+      perform farebox._batch_length(v_batch);
+    end if;
     if farebox._looks_replayed(v_batch) then
       v_outcomes := farebox._answer_replay(v_batch);
     end if;
@@ -43,19 +46,24 @@ begin
       raise;
     when statement_too_complex then
       v_batch := farebox._shallow_json(v_batch);
-      v_length := farebox._batch_length(v_batch);
+      perform farebox._batch_length(v_batch);
       v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
-    when others then  -- the batch is dirty, or the records of a replay cannot be read now: the longer way can do without
-      if sqlstate like 'TK%' then
-        raise;
-      end if;
+    when others then  -- no array, or a dirty one, or the records of a replay cannot be read now: the longer way can do without
+      perform farebox._batch_length(v_batch);
       v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
   end;
   if v_outcomes is not null then
+    if cardinality(v_outcomes) > 10000 then
+      perform farebox._batch_length(v_batch);
+    end if;
     return query select o.* from unnest(v_outcomes) as o;
     return;
   end if;
   v_requests := v_read.requests;
+  v_length := cardinality(v_requests);
+  if v_length > 10000 then
+    perform farebox._batch_length(v_batch);
+  end if;
 
   if current_setting('transaction_isolation') not like 'read %' then
     -- The snapshot may be older than our lock on the table: a route deleted in between must not get a ticket.

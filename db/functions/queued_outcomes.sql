@@ -22,7 +22,7 @@ declare
 begin
   begin
     v_length := farebox._batch_length(v_batch);
-    perform from farebox._parse_batch(v_batch) as b;
+    perform b from farebox._parse_batch(v_batch) as b;  -- whole rows: a column that is not asked for is not read
   exception when data_exception or statement_too_complex then
     v_batch := farebox._clean_batch(case when sqlstate = '54001' then farebox._shallow_json(v_batch) else v_batch end);
     v_length := farebox._batch_length(v_batch);
