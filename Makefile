@@ -35,6 +35,7 @@ pgtap: .venv/.dev ## only the tests in SQL
 
 apt: ## what the tests need from Debian; .ci/debian-packages lists it
 	@.ci/debian-packages
+	@.ci/newer-pgbouncer .venv/pgbouncer
 
 bench: .venv/.bench ## a benchmark: make bench BENCH=core
 	$(BIN)/python -m tests.bench $(BENCH)

@@ -16,7 +16,7 @@ from farebox._bulk import TicketInput
 from farebox._core import Core
 from farebox._queue import Patience
 from farebox.calls import Call
-from farebox.encoding import encode_one, join, to_parameter
+from farebox.encoding import check_one, dump_one, encode_one, join, to_parameter
 from farebox.errors import DeadlineExceededError, UsageError
 from farebox.models import TicketOutcome, TicketRequest
 from farebox.queue_models import (
@@ -106,11 +106,19 @@ class AsyncQueue(ABC):
         when strict, `BusyError`.
         """
         loop = asyncio.get_running_loop()
-        payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
+        if self.strict(strict):
+            check_one(TicketRequest, ticket)
+        payload = b""
+
+        def encode() -> bytes:
+            nonlocal payload
+            payload = dump_one(TicketRequest, ticket)
+            return payload
+
         patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
         ends_at = loop.time() + (math.inf if patience.timeout is None else patience.timeout)
         scheduler = self._live().primary
-        stored: QueueId = await scheduler.share(scheduler.requests, payload, patience)
+        stored: QueueId = await scheduler.share(scheduler.requests, encode, patience)
         if wait:
             return await self._outcome(stored.queue_id, payload, ends_at - loop.time())
         return AsyncQueuedTicket(self._outcome, stored.queue_id, payload)

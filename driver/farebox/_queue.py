@@ -81,11 +81,13 @@ class Caller(asyncio.Future[Any]):
 
     def fail(self, error: FareboxError) -> None:
         """Give the caller an error object of its own: tracebacks grow on the one that is raised."""
+        self.unit = None
         if not self.done():
             self.set_exception(copy.copy(error))
 
     def succeed(self, result: object) -> None:
         """Give the caller its result, if it still waits."""
+        self.unit = None  # Else the two would hold each other until Python looks for cycles.
         if not self.done():
             self.set_result(result)
 
@@ -176,8 +178,8 @@ class Unit:
         if elements is not None:
             if [row.get("ordinal") for row in rows] != list(range(1, elements + 1)):
                 raise DatabaseError(f"{self.call.function} did not answer one row for each element")
-            for row in rows:
-                row["ordinal"] = 1 if alone is None else row["ordinal"] + alone.first - 1
+            for ordinal, row in enumerate(rows, 1 if alone is None else alone.first):
+                row["ordinal"] = 1 if alone is None else ordinal
         models = self.call.load(rows)
         if alone is not None:
             alone.succeed(models)

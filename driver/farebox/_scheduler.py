@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -33,6 +33,7 @@ from farebox.errors import (
 from farebox.events import Observer
 
 R = TypeVar("R")
+Encode = Callable[[], bytes]
 
 _UNANSWERED = "no answer in time; whether the call took effect is unknown"
 _UNSENT = "not sent in time: nothing happened"
@@ -50,6 +51,7 @@ class Limits:
 
     connections: int = 4
     pipeline: int = 4
+    pooled_pipeline: int = 1
     batch: int = 100
     waiting: int = 10_000
     when_full: Literal["wait", "raise"] = "wait"
@@ -88,7 +90,7 @@ class Scheduler:
         self._deadlines = Deadlines(self._expire)
         self._delayed: dict[Unit, asyncio.TimerHandle] = {}
         self._waiting = 0
-        self._outside: deque[tuple[Caller, Share | Call[Any]]] = deque()
+        self._outside: deque[tuple[Caller, Share | Call[Any], Encode | None]] = deque()
         self._waking = False
         self._shares_first = True
         self._closed = False
@@ -98,9 +100,9 @@ class Scheduler:
 
     # -- what callers do ----------------------------------------------------------------------------------
 
-    def share(self, share: Share, payload: bytes, patience: Patience) -> Awaitable[Any]:
-        """One element of a shared batch; the result is its row's model."""
-        return self._enter(Caller(self._loop, payload, patience.attempts), patience, share)
+    def share(self, share: Share, encode: Encode, patience: Patience) -> Awaitable[Any]:
+        """One element of a shared batch, encoded when it has its place; the result is its row's model."""
+        return self._enter(Caller(self._loop, b"", patience.attempts), patience, share, encode)
 
     def run(
         self,
@@ -148,11 +150,13 @@ class Scheduler:
         for lane in self._links:
             lane.abandon()
 
-    def _enter(self, caller: Caller, patience: Patience, way: Share | Call[Any]) -> asyncio.Future[Any]:
+    def _enter(
+        self, caller: Caller, patience: Patience, way: Share | Call[Any], encode: Encode | None = None
+    ) -> asyncio.Future[Any]:
         """Queue the caller for its `way`: with others, or by a statement of its own.
 
-        When the queue is full, callers line up outside it, in order. No coroutine: this is on the path of
-        every call.
+        When the queue is full, callers line up outside it, in order, and nothing is made for them yet. No
+        coroutine: this is on the path of every call.
         """
         if self._closed:
             raise ClosedError("the client is closed")
@@ -164,27 +168,35 @@ class Scheduler:
             caller.deadline = caller.queued_at + patience.timeout
             self._deadlines.add(caller, patience.timeout)
         if full or self._outside:
-            self._outside.append((caller, way))
+            self._outside.append((caller, way, encode))
         else:
-            self._queue(caller, way)
-            if isinstance(way, Share) and len(way.waiting) % way.limit == 0:
-                self._rush()
+            self._queue(caller, way, encode)
+        if isinstance(way, Share) and len(self._outside or way.waiting) % way.limit == 0:
+            self._rush()
         self._wake()
         return caller
 
-    def _queue(self, caller: Caller, way: Share | Call[Any]) -> None:
+    def _queue(self, caller: Caller, way: Share | Call[Any], encode: Encode | None) -> None:
+        if encode is not None:
+            caller.payload = encode()
         self._waiting += 1
         if isinstance(way, Share):
             way.waiting.append(caller)
         else:
             self._ready.append(Unit(way, [caller], None))
 
-    def _release(self, places: int) -> None:
-        self._waiting -= places
+    def _admit(self) -> bool:
+        """Let in from outside as many as have a place; whether anybody came in."""
+        admitted = False
         while self._outside and self._waiting < self._limits.waiting:
-            caller, way = self._outside.popleft()
+            caller, way, encode = self._outside.popleft()
             if not caller.done():
-                self._queue(caller, way)
+                try:
+                    self._queue(caller, way, encode)
+                    admitted = True
+                except FareboxError as error:
+                    caller.fail(error)
+        return admitted
 
     def _expire(self, caller: Caller) -> None:
         sent = caller.failures > 0 or any(caller.unit in link.units for link in self._links.values())
@@ -215,17 +227,14 @@ class Scheduler:
                     self._send(link, unit)
                     break
             else:
-                break
+                # Only now: whoever comes in has to be encoded, and what was ready is on its way first.
+                if not self._admit():
+                    break
         self._connect_as_needed()
 
     def _width(self, lane: Lane) -> int:
-        """How many statements may be in flight.
-
-        Through a pooler one: PgBouncer 1.18 in transaction mode was seen to corrupt the stream of a
-        client that sends while earlier answers come back, others drop answers. More connections cost a
-        pooler little.
-        """
-        return 1 if lane.pooled else self._limits.pipeline
+        """How many statements may be in flight."""
+        return self._limits.pooled_pipeline if lane.pooled else self._limits.pipeline
 
     def _next(self, link: _Link) -> Unit | None:
         """What this connection takes next: batches and statements of their own in turn."""
@@ -238,7 +247,7 @@ class Scheduler:
         for share in tuple(self._shares):
             while share.full or (share.waiting and link.shared == 0):
                 callers, places = share.take()
-                self._release(places)
+                self._waiting -= places
                 if callers:
                     # To the end of the list: one kind of call must not hold up the other.
                     self._shares.remove(share)
@@ -249,7 +258,7 @@ class Scheduler:
     def _next_ready(self) -> Unit | None:
         while self._ready:
             unit = self._ready.popleft()
-            self._release(len(unit.callers))
+            self._waiting -= len(unit.callers)
             callers = [caller for caller in unit.callers if not caller.done()]
             if callers:
                 return unit if len(callers) == len(unit.callers) else unit.again(callers)
@@ -297,6 +306,7 @@ class Scheduler:
             self._failed(unit, error)
         else:
             self.writes += unit.call.writes
+        self._deadlines.tidy()
 
     def _failed(self, unit: Unit, error: FareboxError) -> None:
         if unit.may_be_split(error):
@@ -327,7 +337,7 @@ class Scheduler:
         queued = [caller for unit in self._ready for caller in unit.callers]
         for share in self._shares:
             queued.extend(share.waiting)
-        queued.extend(caller for caller, _ in self._outside)
+        queued.extend(caller for caller, _, _ in self._outside)
         return queued
 
     # -- connections --------------------------------------------------------------------------------------
@@ -375,13 +385,14 @@ class Scheduler:
     def _purge(self) -> None:
         """Nobody connects for callers who have gone."""
         for share in self._shares:
-            self._release(share.purge())
+            self._waiting -= share.purge()
         for _ in range(len(self._ready)):
             unit = self._ready.popleft()
             if all(caller.done() for caller in unit.callers):
-                self._release(len(unit.callers))
+                self._waiting -= len(unit.callers)
             else:
                 self._ready.append(unit)
+        self._admit()
 
     async def _connect(self) -> None:
         try:

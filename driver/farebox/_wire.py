@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import psycopg
@@ -274,7 +275,7 @@ class Lane:
         names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
         try:
             rows = transformer.load_rows(0, result.ntuples, tuple)
-            return [dict(zip(names, row, strict=False)) for row in rows]
+            return list(map(dict, map(zip, repeat(names), rows)))
         except (psycopg.Error, ValueError):
             # Such as the timestamp 'infinity'.
             return DatabaseError("the answer holds a value that Python cannot represent")

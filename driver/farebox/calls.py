@@ -26,6 +26,7 @@ from farebox.models import (
 )
 
 R = TypeVar("R")
+_set = object.__setattr__
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,14 @@ class Call(Generic[R]):
         """
         problems: str
         try:
-            return self._load(
-                rows if issubclass(self.row, Row) else [v for row in rows for v in row.values()]
-            )
+            if not issubclass(self.row, Row):
+                return self._load([value for row in rows for value in row.values()])
+            models: list[Any] = self._load(rows)
+            for model in models:
+                # All rows have the same columns: one set of their names serves them all, instead of one
+                # that is twice as large as the rest of the model for each.
+                _set(model, "__pydantic_fields_set__", models[0].__pydantic_fields_set__)
+            return models
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}"

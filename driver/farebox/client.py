@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 from uuid import UUID
@@ -15,8 +24,9 @@ from farebox import _fork, calls
 from farebox._async_queue import AsyncQueue
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._core import Core, Targets
+from farebox._queue import Patience
 from farebox.calls import Call
-from farebox.encoding import encode_many, encode_one, to_parameter
+from farebox.encoding import check_one, dump_one, encode_many, to_parameter
 from farebox.errors import ClosedError, UsageError
 from farebox.models import (
     CatalogOutcome,
@@ -104,21 +114,15 @@ class AsyncFarebox(AsyncQueue):
         `InvalidRequestError` for a malformed request when strict (else the answer is `rejected`),
         `BusyError`.
         """
-        payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
         patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
-        scheduler = self._live().primary
-        outcome: TicketOutcome = await scheduler.share(scheduler.tickets, payload, patience)
-        return outcome
+        return await self._create(ticket, strict, patience)
 
     async def create_ticket_with_retry(
         self, ticket: TicketInput, *, attempts: int = 10, timeout: float = 60.0, strict: bool | None = None
     ) -> TicketOutcome:
         """`create_ticket` with more patience: for callers that rather wait out a server's restart."""
-        payload = encode_one(TicketRequest, ticket, strict=self.strict(strict))
         patience = replace(self._patience, timeout=timeout, attempts=attempts)
-        scheduler = self._live().primary
-        outcome: TicketOutcome = await scheduler.share(scheduler.tickets, payload, patience)
-        return outcome
+        return await self._create(ticket, strict, patience)
 
     async def create_tickets(
         self,
@@ -347,6 +351,14 @@ class AsyncFarebox(AsyncQueue):
         # Twice what the pipelines hold: the oldest is waited for, and the others must not run dry
         # meanwhile.
         return 1 if ordered else 2 * self._settings.connections * self._settings.pipeline
+
+    def _create(
+        self, ticket: TicketInput, strict: bool | None, patience: Patience
+    ) -> Awaitable[TicketOutcome]:
+        if self.strict(strict):
+            check_one(TicketRequest, ticket)
+        scheduler = self._live().primary
+        return scheduler.share(scheduler.tickets, partial(dump_one, TicketRequest, ticket), patience)
 
     async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
         """Send one chunk of a list."""

@@ -7,7 +7,7 @@ Not strict: the value goes out as it is, whatever it is, and the database judges
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Final, NotRequired
@@ -34,8 +34,8 @@ _PROBLEMS: Final = {
 def encode_one(model: type[Request], value: Element, *, strict: bool) -> bytes:
     """The JSON of one element. Raises `InvalidRequestError`."""
     if strict:
-        check_many(model, (value,))
-    return _dump(model, value, 1)
+        check_one(model, value)
+    return dump_one(model, value)
 
 
 def encode_many(model: type[Request], values: Sequence[Element], *, strict: bool) -> bytes:
@@ -45,16 +45,58 @@ def encode_many(model: type[Request], values: Sequence[Element], *, strict: bool
     return dump_many(model, values)
 
 
+def check_one(model: type[Request], value: Element, ordinal: int = 1) -> None:
+    """Raises `InvalidRequestError` for a malformed element, which is number `ordinal` of its list."""
+    if isinstance(value, model):
+        return
+    try:
+        if isinstance(value, bytes):
+            model.model_validate_json(value)
+        else:
+            _checker(model)(value)
+        return
+    except ValidationError as error:
+        problems = _details(error)
+    raise InvalidRequestError(_field_errors(({**p, "loc": (0, *p["loc"])} for p in problems), ordinal))
+
+
 def check_many(model: type[Request], values: Sequence[Element], first: int = 1) -> None:
     """Raises `InvalidRequestError` for malformed elements; the first one is number `first`."""
+    if not _plain(values):
+        for ordinal, value in enumerate(values, first):
+            check_one(model, value, ordinal)
+        return
     try:
-        if any(isinstance(value, Request | bytes) for value in values):
-            return _check_each(model, values, first)
-        _checker(model).validate_python(values)
-        return None
+        _list_checker(model)(values)
+        return
     except ValidationError as error:
         problems = _details(error)
     raise InvalidRequestError(_field_errors(problems, first))
+
+
+def dump_one(model: type[Request], value: Element, ordinal: int = 1) -> bytes:
+    """The JSON of one element as it is. Raises `InvalidRequestError` for what has no JSON form."""
+    if isinstance(value, bytes):
+        return value
+    try:
+        if isinstance(value, Request):
+            return value.__pydantic_serializer__.to_json(value, exclude_unset=True)
+        # NaN and Infinity have no JSON; as strings the database rejects them row by row.
+        return to_json(value, inf_nan_mode="strings")
+    except _NO_JSON:
+        pass
+    try:
+        # Something the database ignores has no JSON form: what matters has.
+        request = model.model_validate(value)
+        return request.__pydantic_serializer__.to_json(request, exclude_unset=True)
+    except _NO_JSON:
+        pass
+    try:
+        # A lone surrogate has no UTF-8, but it has an escape, and the database judges that one too.
+        return json.dumps(to_jsonable_python(value, inf_nan_mode="strings"), allow_nan=False).encode()
+    except (TypeError, *_NO_JSON):
+        problem = FieldError(ordinal, "(element)", "has no JSON form")
+    raise InvalidRequestError([problem])
 
 
 def dump_many(model: type[Request], values: Sequence[Element], first: int = 1) -> bytes:
@@ -62,12 +104,12 @@ def dump_many(model: type[Request], values: Sequence[Element], first: int = 1) -
 
     Raises `InvalidRequestError` for what has no JSON form.
     """
-    if not any(isinstance(value, Request | bytes) for value in values):
+    if _plain(values):
         try:
             return to_json(values, inf_nan_mode="strings")
         except _NO_JSON:
             pass  # One of them has none: find out which.
-    return join(_dump(model, value, ordinal) for ordinal, value in enumerate(values, first))
+    return join(dump_one(model, value, ordinal) for ordinal, value in enumerate(values, first))
 
 
 def join(elements: Iterable[bytes]) -> bytes:
@@ -97,31 +139,33 @@ def to_parameter(value: object) -> bytes | None:
     raise UsageError(f"an argument of type {type(value).__name__} is not supported")
 
 
+def _plain(values: Sequence[Element]) -> bool:
+    """Whether Rust may go through them in one call: neither models nor ready-made JSON among them."""
+    return not any(issubclass(kind, Request | bytes) for kind in set(map(type, values)))
+
+
 @cache
-def _checker(model: type[Request]) -> TypeAdapter[Any]:
-    """Checks a list of mappings by the model's fields, without making models that nobody looks at."""
+def _fields(model: type[Request]) -> Any:
+    """The model's fields as a mapping: checked like the model, without making models nobody looks at."""
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         fields[name] = annotation if field.is_required() else NotRequired[annotation]
     make: Any = TypedDict
+    return make(model.__name__, fields)
+
+
+@cache
+def _checker(model: type[Request]) -> Callable[[object], object]:
+    adapter: TypeAdapter[Any] = TypeAdapter(_fields(model))
+    return adapter.validator.validate_python
+
+
+@cache
+def _list_checker(model: type[Request]) -> Callable[[object], object]:
     many: Any = list
-    return TypeAdapter(many[make(model.__name__, fields)])
-
-
-def _check_each(model: type[Request], values: Sequence[Element], first: int) -> None:
-    for ordinal, value in enumerate(values, first):
-        if isinstance(value, model):
-            continue
-        try:
-            if isinstance(value, bytes):
-                model.model_validate_json(value)
-            else:
-                model.model_validate(value)
-            continue
-        except ValidationError as error:
-            problems = _details(error)
-        raise InvalidRequestError(_field_errors(({**p, "loc": (0, *p["loc"])} for p in problems), ordinal))
+    adapter: TypeAdapter[Any] = TypeAdapter(many[_fields(model)])
+    return adapter.validator.validate_python
 
 
 def _details(error: ValidationError) -> list[ErrorDetails]:
@@ -137,27 +181,3 @@ def _field_errors(problems: Iterable[ErrorDetails], first: int) -> Iterator[Fiel
             told.add((index, field))
             text = _PROBLEMS.get((problem["type"], str(field)), problem["msg"])
             yield FieldError(first + index if isinstance(index, int) else first, str(field), text)
-
-
-def _dump(model: type[Request], value: Element, ordinal: int) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    try:
-        if isinstance(value, Request):
-            return value.__pydantic_serializer__.to_json(value, exclude_unset=True)
-        # NaN and Infinity have no JSON; as strings the database rejects them row by row.
-        return to_json(value, inf_nan_mode="strings")
-    except _NO_JSON:
-        pass
-    try:
-        # Something the database ignores has no JSON form: what matters has.
-        request = model.model_validate(value)
-        return request.__pydantic_serializer__.to_json(request, exclude_unset=True)
-    except _NO_JSON:
-        pass
-    try:
-        # A lone surrogate has no UTF-8, but it has an escape, and the database judges that one too.
-        return json.dumps(to_jsonable_python(value, inf_nan_mode="strings"), allow_nan=False).encode()
-    except (TypeError, *_NO_JSON):
-        problem = FieldError(ordinal, "(element)", "has no JSON form")
-    raise InvalidRequestError([problem])

@@ -15,6 +15,7 @@ Consistency = Literal["replica", "own_writes", "primary"]
 _AT_LEAST_1 = (
     "connections",
     "pipeline",
+    "pooled_pipeline",
     "max_batch",
     "max_waiting",
     "attempts",
@@ -33,6 +34,7 @@ class Options(TypedDict, total=False):
     strict: bool
     connections: int
     pipeline: int
+    pooled_pipeline: int
     max_batch: int
     max_waiting: int
     when_full: Literal["wait", "raise"]
@@ -59,13 +61,15 @@ class Settings:
     connections: int = 4
     """At most so many to the primary."""
     pipeline: int = 4
-    """Statements in flight on each; through a pooler always one, for not all of them survive more."""
+    """Statements in flight on each."""
+    pooled_pipeline: int = 1
+    """The same through a pooler: PgBouncer 1.18 was seen to corrupt more than 1, 1.24 stood up to 4."""
     max_batch: int = 100
     """Elements in a shared batch, 1 to 10,000."""
     max_waiting: int = 10_000
-    """Calls that may wait for a connection."""
+    """Calls that may wait for a connection, each with its request encoded."""
     when_full: Literal["wait", "raise"] = "wait"
-    """A further call waits for a place, or raises `BusyError`."""
+    """A further call waits for a place, as a task and a future of the caller's, or raises `BusyError`."""
     timeout: float | None = 30.0
     """Seconds for a call in all, retries included (None: no limit); of a list, for each chunk."""
     attempts: int = 3
@@ -73,7 +77,7 @@ class Settings:
     backoff: float = 0.1
     """Seconds before the second try, doubled for each further one; a random share of it is waited."""
     prepared_statements: bool | None = None
-    """None: wherever no pooler is in between. True suits PgBouncer 1.21 with max_prepared_statements."""
+    """None: wherever no pooler is in between. True suits PgBouncer from 1.21, max_prepared_statements > 0."""
     read_dsn: str | None = None
     """Replicas for reads, one host or several; the primary stands in for them."""
     read_connections: int = 2
@@ -105,7 +109,14 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """What the scheduler of the primary needs."""
-        return Limits(self.connections, self.pipeline, self.max_batch, self.max_waiting, self.when_full)
+        return Limits(
+            self.connections,
+            self.pipeline,
+            self.pooled_pipeline,
+            self.max_batch,
+            self.max_waiting,
+            self.when_full,
+        )
 
     @property
     def patience(self) -> Patience:

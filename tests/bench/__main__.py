@@ -6,7 +6,7 @@ import sys
 
 from tests import bench
 
-_NO_BENCHMARK = {"__main__", "support"}
+_NO_BENCHMARK = {"__main__", "delay", "support"}
 
 
 def main() -> None:

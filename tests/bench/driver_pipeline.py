@@ -11,9 +11,9 @@ import statistics
 import time
 
 from farebox import AsyncFarebox
+from tests.bench.delay import delayed
 from tests.bench.support import bench_database
 from tests.driver.conftest import Shop, open_shop
-from tests.support.proxy import proxy_to
 
 
 async def run(shop: Shop, dsn: str, tickets: int, batch: int, depth: int, rounds: int) -> None:
@@ -56,15 +56,6 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     with bench_database(options.server) as db:
         shop = open_shop(db)
-        with proxy_to(shop.dsn, delay=options.delay_ms / 1000) as proxy:
-            asyncio.run(
-                run(
-                    shop,
-                    proxy.dsn(shop.dsn),
-                    options.tickets,
-                    options.batch,
-                    options.depth,
-                    options.rounds,
-                )
-            )
+        with delayed(shop.dsn, options.delay_ms / 1000) as dsn:
+            asyncio.run(run(shop, dsn, options.tickets, options.batch, options.depth, options.rounds))
         db.close()

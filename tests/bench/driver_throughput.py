@@ -150,14 +150,30 @@ async def run(shop: Shop, callers: int, batch: int, connections: int, rounds: in
                 f"{one} / {other}: {medians[one] / medians[other]:.2f} of medians,"
                 f" {statistics.median(ratios):.2f} median of rounds (goal {goal})"
             )
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        many = await contest.rate(contest.single, callers * 5)
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(
-            f"{callers * 5} at once: {many:.0f}/s, {many / medians['single']:.2f} of {callers} at once;"
-            f" the process grew by {grown / 1024:.0f} MB, {grown * 1024 / (callers * 4):.0f} bytes"
-            " for each further caller, its task and payment included"
-        )
+        await run_many(contest, callers, rounds)
+
+
+async def run_many(contest: Contest, callers: int, rounds: int) -> None:
+    """Five times as many at once beside the same number, in turn; what each further caller costs."""
+    ratios: dict[str, list[float]] = {"as it comes": [], "after gc.freeze()": []}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = 0
+    for _ in range(max(3, rounds // 2)):
+        for how, measured in ratios.items():
+            few = await contest.rate(contest.single, callers)
+            if how != "as it comes":
+                gc.freeze()
+            rate = await contest.rate(contest.single, callers * 5)
+            gc.unfreeze()
+            measured.append(rate / few)
+            grown = grown or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            print(f"{callers * 5} at once, {how}: {rate:.0f}/s beside {few:.0f}/s for {callers}")
+    for how, measured in ratios.items():
+        print(f"{callers * 5} at once / {callers} at once, {how}: {statistics.median(measured):.2f} (goal 1)")
+    print(
+        f"the process grew by {grown / 1024:.0f} MB, {grown * 1024 / (callers * 4):.0f} bytes for each"
+        " further caller, its task, payment and outcome included"
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A real PgBouncer in transaction mode, in front of a test server."""
+"""A real PgBouncer in transaction mode, in front of a test server: Debian 12's 1.18, or a newer one."""
 
 from __future__ import annotations
 
@@ -18,16 +18,39 @@ from farebox._cluster import free_port
 from farebox._installation import service_account
 from tests.support.servers import Farm
 
+# What .ci/newer-pgbouncer leaves where the system's is too old.
+_FETCHED = Path(__file__).parents[2] / ".venv" / "pgbouncer"
 
-@contextlib.contextmanager
-def pooled(farm: Farm, dsn: str, *, pool_size: int = 10, **settings: str | int) -> Generator[str]:
-    """The same database and login through PgBouncer, as a URI."""
+
+def _installed(*, newer: bool) -> str | None:
+    """The system's PgBouncer; None where it is too old for what is asked."""
     program = shutil.which("pgbouncer", path=os.defpath + ":/usr/sbin:/usr/local/bin")
     if program is None:
-        pytest.skip("PgBouncer is not installed (Debian: pgbouncer)")
+        return None
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    version = tuple(int(part) for part in answer.split()[1].split(".")[:2])
+    return program if not newer or version >= (1, 21) else None
+
+
+def _program(folder: Path, *, newer: bool) -> str:
+    program = _installed(newer=newer)
+    if program is None and newer and (_FETCHED / "pgbouncer").exists():
+        # Where the account of the servers can reach it.
+        return str(shutil.copytree(_FETCHED, folder / "newer", symlinks=True) / "pgbouncer")
+    if program is None:
+        pytest.skip("PgBouncer 1.21 is not here (make apt)" if newer else "PgBouncer is not here (make apt)")
+    return program
+
+
+@contextlib.contextmanager
+def pooled(
+    farm: Farm, dsn: str, *, pool_size: int = 10, newer: bool = False, **settings: str | int
+) -> Generator[str]:
+    """The same database and login through PgBouncer, as a URI; `newer`: 1.21, with prepared statements."""
     parts = urlsplit(dsn)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     folder = farm.folder("pgbouncer")
+    program = _program(folder, newer=newer)
     users = folder / "users.txt"
     users.write_text(f'"{user}" "{password}"\n')
     port = free_port()
