@@ -27,12 +27,17 @@ def test_the_sql_example_creates_a_ticket(db: Database) -> None:
     assert ticket is not None
 
 
-def test_the_python_example_tells_what_failed(db: Database, capsys: Any) -> None:
+async def test_the_python_example_sells_to_everybody_at_once(db: Database, capsys: Any) -> None:
     company = db.company()
-    payment = db.payment(company, db.route(company))
+    payments = [db.payment(company, db.route(company)) for _ in range(200)]
+    conflict = payments[0] | {"amount": 1}
     code = block("python").replace("postgresql://app@localhost/farebox", db.login("farebox_app"))
-    exec(code, {"payments": [payment, payment | {"amount": 1}]})
-    assert capsys.readouterr().out == f"{payment['monime_transaction_id']} conflict None ('amount',)\n"
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert await names["sell"]([*payments, conflict]) == (200, [None])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [f"{payment['monime_transaction_id']} created None None" for payment in payments]
+    assert lines[-1] == f"{payments[0]['monime_transaction_id']} conflict None ('amount',)"
 
 
 def test_every_command_it_names_exists() -> None:
