@@ -9,8 +9,7 @@ between reading and writing state.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from farebox import calls, queue_calls
 from farebox._deadlines import Deadlines
 from farebox._dsn import Target
+from farebox._line import Encode, Line, Way
 from farebox._queue import Caller, Patience, Share, Unit
 from farebox._wire import Lane, Rows, Statement
 from farebox.calls import Call
@@ -33,7 +33,6 @@ from farebox.errors import (
 from farebox.events import Observer
 
 R = TypeVar("R")
-Encode = Callable[[], bytes]
 
 _UNANSWERED = "no answer in time; whether the call took effect is unknown"
 _UNSENT = "not sent in time: nothing happened"
@@ -85,14 +84,10 @@ class Scheduler:
         self._connect_after = 0.0
         self.tickets = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, limits.batch)
         self.requests = Share(queue_calls.ENQUEUE_TICKETS, None, limits.batch)
-        self._shares = [self.tickets, self.requests]
-        self._ready: deque[Unit] = deque()
+        self._line = Line((self.tickets, self.requests), limits.waiting)
         self._deadlines = Deadlines(self._expire)
         self._delayed: dict[Unit, asyncio.TimerHandle] = {}
-        self._waiting = 0
-        self._outside: deque[tuple[Caller, Share | Call[Any], Encode | None]] = deque()
         self._waking = False
-        self._shares_first = True
         self._closed = False
         self._quiet: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -127,14 +122,11 @@ class Scheduler:
             task.cancel()
         for unit, timer in self._delayed.items():
             timer.cancel()
-            self._ready.append(unit)
+            self._line.put_back(unit)
         self._delayed.clear()
-        for caller in self._queued():
+        for caller in self._line.everybody():
             caller.fail(error)
-        self._ready.clear()
-        for share in self._shares:
-            share.waiting.clear()
-        self._outside.clear()
+        self._line.clear()
         if any(lane.in_flight for lane in self._links):
             self._quiet = self._loop.create_future()
             await asyncio.wait([self._quiet], timeout=grace)
@@ -151,52 +143,22 @@ class Scheduler:
             lane.abandon()
 
     def _enter(
-        self, caller: Caller, patience: Patience, way: Share | Call[Any], encode: Encode | None = None
+        self, caller: Caller, patience: Patience, way: Way, encode: Encode | None = None
     ) -> asyncio.Future[Any]:
-        """Queue the caller for its `way`: with others, or by a statement of its own.
-
-        When the queue is full, callers line up outside it, in order, and nothing is made for them yet. No
-        coroutine: this is on the path of every call.
-        """
+        """Put the caller in line. No coroutine: this is on the path of every call."""
         if self._closed:
             raise ClosedError("the client is closed")
-        full = self._waiting >= self._limits.waiting
-        if full and self._limits.when_full == "raise":
-            raise BusyError(f"{self._waiting} calls wait already")
+        if self._limits.when_full == "raise" and self._line.full:
+            raise BusyError(f"{self._line.waiting} calls wait already")
         caller.queued_at = self._loop.time()
+        rush = self._line.enter(caller, way, encode)
         if patience.timeout is not None:
             caller.deadline = caller.queued_at + patience.timeout
             self._deadlines.add(caller, patience.timeout)
-        if full or self._outside:
-            self._outside.append((caller, way, encode))
-        else:
-            self._queue(caller, way, encode)
-        if isinstance(way, Share) and len(self._outside or way.waiting) % way.limit == 0:
+        if rush:
             self._rush()
         self._wake()
         return caller
-
-    def _queue(self, caller: Caller, way: Share | Call[Any], encode: Encode | None) -> None:
-        if encode is not None:
-            caller.payload = encode()
-        self._waiting += 1
-        if isinstance(way, Share):
-            way.waiting.append(caller)
-        else:
-            self._ready.append(Unit(way, [caller], None))
-
-    def _admit(self) -> bool:
-        """Let in from outside as many as have a place; whether anybody came in."""
-        admitted = False
-        while self._outside and self._waiting < self._limits.waiting:
-            caller, way, encode = self._outside.popleft()
-            if not caller.done():
-                try:
-                    self._queue(caller, way, encode)
-                    admitted = True
-                except FareboxError as error:
-                    caller.fail(error)
-        return admitted
 
     def _expire(self, caller: Caller) -> None:
         sent = caller.failures > 0 or any(caller.unit in link.units for link in self._links.values())
@@ -222,47 +184,20 @@ class Scheduler:
             return
         while True:
             for link in sorted(self._links.values(), key=lambda link: link.lane.in_flight):
-                unit = self._next(link) if link.lane.in_flight < self._width(link.lane) else None
-                if unit is not None:
-                    self._send(link, unit)
-                    break
+                if link.lane.in_flight < self._width(link.lane):
+                    unit = self._line.next(any_size=link.shared == 0)
+                    if unit is not None:
+                        self._send(link, unit)
+                        break
             else:
                 # Only now: whoever comes in has to be encoded, and what was ready is on its way first.
-                if not self._admit():
+                if not self._line.admit():
                     break
         self._connect_as_needed()
 
     def _width(self, lane: Lane) -> int:
         """How many statements may be in flight."""
         return self._limits.pooled_pipeline if lane.pooled else self._limits.pipeline
-
-    def _next(self, link: _Link) -> Unit | None:
-        """What this connection takes next: batches and statements of their own in turn."""
-        self._shares_first = not self._shares_first
-        if self._shares_first:
-            return self._next_batch(link) or self._next_ready()
-        return self._next_ready() or self._next_batch(link)
-
-    def _next_batch(self, link: _Link) -> Unit | None:
-        for share in tuple(self._shares):
-            while share.full or (share.waiting and link.shared == 0):
-                callers, places = share.take()
-                self._waiting -= places
-                if callers:
-                    # To the end of the list: one kind of call must not hold up the other.
-                    self._shares.remove(share)
-                    self._shares.append(share)
-                    return Unit.shared(share, callers)
-        return None
-
-    def _next_ready(self) -> Unit | None:
-        while self._ready:
-            unit = self._ready.popleft()
-            self._waiting -= len(unit.callers)
-            callers = [caller for caller in unit.callers if not caller.done()]
-            if callers:
-                return unit if len(callers) == len(unit.callers) else unit.again(callers)
-        return None
 
     def _send(self, link: _Link, unit: Unit) -> None:
         link.units[unit] = None
@@ -328,17 +263,8 @@ class Scheduler:
         self._enqueue(unit)
 
     def _enqueue(self, unit: Unit) -> None:
-        self._ready.append(unit)
-        self._waiting += len(unit.callers)
+        self._line.put_back(unit)
         self._wake()
-
-    def _queued(self) -> list[Caller]:
-        """Everybody who waits for a connection, in the queue or outside."""
-        queued = [caller for unit in self._ready for caller in unit.callers]
-        for share in self._shares:
-            queued.extend(share.waiting)
-        queued.extend(caller for caller, _, _ in self._outside)
-        return queued
 
     # -- connections --------------------------------------------------------------------------------------
 
@@ -372,8 +298,8 @@ class Scheduler:
         if self._loop.time() < self._connect_after or (self._connecting and not self._links):
             return
         if not self._links:
-            self._purge()
-        wanted = len(self._ready) + sum(-(-len(share.waiting) // share.limit) for share in self._shares)
+            self._line.purge()
+        wanted = self._line.statements
         if self._refusals or not self._links:
             wanted = min(wanted, 1)  # The first one finds out whether the server is there at all.
         wanted = min(wanted, self._limits.connections - len(self._links))
@@ -381,18 +307,6 @@ class Scheduler:
             task = self._loop.create_task(self._connect())
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
-
-    def _purge(self) -> None:
-        """Nobody connects for callers who have gone."""
-        for share in self._shares:
-            self._waiting -= share.purge()
-        for _ in range(len(self._ready)):
-            unit = self._ready.popleft()
-            if all(caller.done() for caller in unit.callers):
-                self._waiting -= len(unit.callers)
-            else:
-                self._ready.append(unit)
-        self._admit()
 
     async def _connect(self) -> None:
         try:
@@ -419,7 +333,7 @@ class Scheduler:
         self._observer.connection("refused", self._target, error)
         if self._links:
             return
-        for caller in self._queued():
+        for caller in self._line.everybody():
             caller.failures += 1
             if not isinstance(error, TransientError) or not caller.may_wait(self._connect_after):
                 caller.fail(error)

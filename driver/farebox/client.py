@@ -9,37 +9,27 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Iterable,
-    Mapping,
-    Sequence,
 )
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import Final, Self, TypeVar, Unpack
 from uuid import UUID
 
 from farebox import _fork, calls
+from farebox._async_catalog import AsyncCatalog
 from farebox._async_queue import AsyncQueue
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._core import Core, Targets
 from farebox._queue import Patience
 from farebox.calls import Call
-from farebox.encoding import check_one, dump_one, encode_many, to_parameter
+from farebox.encoding import check_one, dump_one, to_parameter
 from farebox.errors import ClosedError, UsageError
 from farebox.models import (
-    CatalogOutcome,
-    Company,
-    CompanyRequest,
     CompanySummary,
     CreateResult,
-    PaymentCode,
-    PaymentCodeKey,
-    PaymentCodeRequest,
-    Request,
-    Route,
-    RouteRequest,
     Ticket,
     TicketOutcome,
     TicketRequest,
@@ -55,7 +45,7 @@ _CLOSE_GRACE_SECONDS: Final = 5.0
 _OTHER_LOOP: Final = "the client is in use on another event loop"
 
 
-class AsyncFarebox(AsyncQueue):
+class AsyncFarebox(AsyncQueue, AsyncCatalog):
     """The client for coroutines.
 
     Use it as `async with AsyncFarebox(dsn, ...) as farebox:` and share it between tasks. Options and
@@ -179,70 +169,6 @@ class AsyncFarebox(AsyncQueue):
     ) -> list[TicketOutcome]:
         """Try up to `limit` unapplied payments again, those with `reason` only if one is given."""
         return await self._run(calls.APPLY_UNAPPLIED_PAYMENTS, limit, reason)
-
-    # -- the catalog --------------------------------------------------------------------------------------
-
-    async def upsert_companies(
-        self, batch: Iterable[CompanyRequest | Mapping[str, Any]], *, strict: bool | None = None
-    ) -> list[CatalogOutcome]:
-        """Add companies (no id) or change them (keys left out keep what is stored); at most 10,000."""
-        return await self._change(calls.UPSERT_COMPANIES, CompanyRequest, batch, strict)
-
-    async def upsert_routes(
-        self, batch: Iterable[RouteRequest | Mapping[str, Any]], *, strict: bool | None = None
-    ) -> list[CatalogOutcome]:
-        """Add or change routes, as with companies."""
-        return await self._change(calls.UPSERT_ROUTES, RouteRequest, batch, strict)
-
-    async def issue_payment_codes(
-        self, batch: Iterable[PaymentCodeRequest | Mapping[str, Any]], *, strict: bool | None = None
-    ) -> list[CatalogOutcome]:
-        """Issue payment codes, or change the limit or the end of those that exist."""
-        return await self._change(calls.ISSUE_PAYMENT_CODES, PaymentCodeRequest, batch, strict)
-
-    async def cancel_payment_codes(
-        self, batch: Iterable[PaymentCodeKey | Mapping[str, Any]], *, strict: bool | None = None
-    ) -> list[CatalogOutcome]:
-        """Cancel payment codes."""
-        return await self._change(calls.CANCEL_PAYMENT_CODES, PaymentCodeKey, batch, strict)
-
-    async def expire_payment_codes(self, limit: int = 1000) -> int:
-        """Expire up to `limit` codes whose time is over; how many were."""
-        return (await self._run(calls.EXPIRE_PAYMENT_CODES, limit))[0]
-
-    async def get_company(self, company_id: UUID, *, fresh: bool = False) -> Company | None:
-        """One company, cached; `fresh` asks the database."""
-        return await self._look_up(calls.GET_COMPANY, (company_id,), fresh)
-
-    async def get_route(self, company_id: UUID, route_id: UUID, *, fresh: bool = False) -> Route | None:
-        """One route of that company, cached; `fresh` asks the database."""
-        return await self._look_up(calls.GET_ROUTE, (company_id, route_id), fresh)
-
-    async def get_payment_code(
-        self, company_id: UUID, code: str, *, fresh: bool = False
-    ) -> PaymentCode | None:
-        """One payment code of that company, cached; `fresh` asks the database.
-
-        `used_tickets` changes with every sale and is announced to nobody: it may be as old as
-        `catalog_ttl`.
-        """
-        return await self._look_up(calls.GET_PAYMENT_CODE, (company_id, code), fresh)
-
-    async def list_companies(self, limit: int = 100, after_id: UUID | None = None) -> list[Company]:
-        """Companies by id, from the one behind `after_id`."""
-        return await self._run(calls.LIST_COMPANIES, limit, after_id)
-
-    async def list_routes(
-        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
-    ) -> list[Route]:
-        """A company's routes by id, from the one behind `after_id`."""
-        return await self._run(calls.LIST_ROUTES, company_id, limit, after_id)
-
-    async def list_payment_codes(
-        self, company_id: UUID, limit: int = 100, after_id: UUID | None = None
-    ) -> list[PaymentCode]:
-        """A company's payment codes by id, from the one behind `after_id`."""
-        return await self._run(calls.LIST_PAYMENT_CODES, company_id, limit, after_id)
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -397,27 +323,3 @@ class AsyncFarebox(AsyncQueue):
             [to_parameter(argument) for argument in arguments],
             consistency or self._settings.consistency,
         )
-
-    async def _change(
-        self,
-        call: Call[CatalogOutcome],
-        model: type[Request],
-        batch: Iterable[Request | Mapping[str, Any]],
-        strict: bool | None,
-    ) -> list[CatalogOutcome]:
-        elements = list(batch)
-        payload = encode_many(model, elements, strict=self.strict(strict))
-        core = self._live()
-        outcomes = await core.primary.run(call, (payload,), self._patience, elements=len(elements))
-        core.catalog.forget("*")
-        return outcomes
-
-    async def _look_up(self, call: Call[R], arguments: Sequence[UUID | str], fresh: bool) -> R | None:
-        core = self._live()
-
-        async def fetch() -> R | None:
-            rows = await self._run(call, *arguments)
-            return rows[0] if rows else None
-
-        key = (str(arguments[0]), call.function, *map(str, arguments[1:]))
-        return await core.catalog.look_up(key, fetch, fresh=fresh)
