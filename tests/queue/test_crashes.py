@@ -49,7 +49,7 @@ class _Producer:
     """Stores payments until it is stopped, whatever happens; remembers those that were acknowledged.
 
     What was not acknowledged is stored again, as a webhook does that got no answer. A quarter of the payments
-    share one code. When some 2,000 wait it lets the workers catch up.
+    share one code. When some 200 wait it lets the workers catch up.
     """
 
     def __init__(self, db: Database, seed: int) -> None:
