@@ -200,9 +200,13 @@ def test_a_pooler_in_between_is_told(farm: Farm, db: Database) -> None:
 
 def test_what_others_prepared_through_a_pooler_is_told(farm: Farm, db: Database) -> None:
     """A transaction pooler that does not track prepared statements leaves them to whoever comes next."""
-    with pooled(farm, db.dsn, pool_size=1) as dsn:
-        with db.connect(dsn=dsn, autocommit=True) as conn:
+    with pooled(farm, db.dsn, pool_size=2) as dsn:
+        # At the same time, so that each gets a session of the server to itself; the doctor then gets either.
+        both = [db.connect(dsn=dsn), db.connect(dsn=dsn)]
+        for conn in both:
             conn.execute("prepare left_over as select 1")
+        for conn in both:
+            conn.commit()
         [finding] = found(dsn, "pooler")
         assert "1 prepared statements of others are in this session" in finding.message
         assert "max_prepared_statements" in str(finding.fix)
