@@ -1,5 +1,5 @@
 # The command `farebox` with the SQL it ships; needs no server and no tools of development.
-FROM python:3.13-slim-trixie
+FROM python:3.13.7-slim-trixie
 
 COPY pyproject.toml README.md LICENSE /src/
 COPY driver /src/driver

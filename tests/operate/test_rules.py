@@ -306,3 +306,18 @@ def test_the_dashboard_is_one_that_grafana_can_load() -> None:
     ]
     assert len(set(cells)) == len(cells), "panels overlap"
     assert max(x for x, _ in cells) < 24
+
+
+def test_prometheus_understands_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    """No Grafana can be installed here; what it would ask is checked as rules instead."""
+    panels = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    assert asked
+    rules = [
+        {"record": f"panel:{n}", "expr": expr.replace("$__rate_interval", "1m")}
+        for n, expr in enumerate(asked)
+    ]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    checked = promtool("check", "rules", file)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
