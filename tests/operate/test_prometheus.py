@@ -36,7 +36,8 @@ def exporter(dsn: str) -> Generator[str]:
     process = start("metrics", "--serve", "127.0.0.1:0", "--json", dsn=dsn)
     try:
         assert process.stdout is not None
-        yield urllib.parse.urlsplit(json.loads(process.stdout.readline())["serving"]).netloc
+        url = str(json.loads(process.stdout.readline())["serving"])
+        yield urllib.parse.urlsplit(url).netloc
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def symptom(heading: str) -> Callable[[Case], Case]:
     return enter
 
 
-def enqueue(db: Database, payments: list[dict[str, object]]) -> None:
+def enqueue(db: Database, payments: Sequence[object]) -> None:
     db.execute("select count(*) from farebox.enqueue_tickets(%s::json)", [json.dumps(payments)])
 
 
@@ -162,7 +162,8 @@ def _unapplied(db: Database) -> None:
     [finding] = found(db.dsn, "unapplied payments")
     assert "3 route_inactive" in finding.message
     assert "route_inactive" in farebox("unapplied", "list", dsn=db.dsn).out
-    assert farebox("route", "add", "--id", route, "--status", "active", dsn=db.dsn).code == 0
+    open_again = ("--id", route, "--company-id", company, "--status", "active")
+    assert farebox("route", "add", *open_again, dsn=db.dsn).code == 0
     assert farebox("unapplied", "apply", dsn=db.dsn).code == 0
     assert found(db.dsn, "unapplied payments") == []
 
@@ -252,7 +253,7 @@ def test_the_product_names_it_and_what_it_says_mends_it(db: Database, heading: s
 
 def test_every_symptom_of_the_guide_is_brought_about() -> None:
     [guide] = re.findall(r"^## Troubleshooting\n(.*?)^## ", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    sections = re.findall(r"^### (.*)\n(.*?)(?=^### |\Z)", guide, re.MULTILINE | re.DOTALL)
+    sections = re.findall(r"^### ([^\n]*)\n(.*?)(?=^### |\Z)", guide, re.MULTILINE | re.DOTALL)
     assert [heading for heading, _ in sections] == list(CASES)
     # Each shows what is printed then, or the very words to look up.
     assert [heading for heading, text in sections if "```console" not in text and "|---|" not in text] == []

@@ -51,12 +51,16 @@ class Database:
             self.execute(sql.SQL("grant {} to {}").format(sql.Identifier(group), sql.Identifier(name)))
         return self.server.dsn(self.name, name, password)
 
-    def close(self) -> None:
-        """Ends all sessions, drops the database and the logins."""
+    def disconnect(self) -> None:
+        """Ends all sessions."""
         for conn in self._connections:
             conn.close()
         if self._own is not None:
             self._own.close()
+
+    def close(self) -> None:
+        """Ends all sessions, drops the database and the logins."""
+        self.disconnect()
         self.server.drop_database(self.name, *self._logins)
 
     # -- SQL --------------------------------------------------------------------------------------------

@@ -112,7 +112,8 @@ def add_route(session: Session, /, source: Any, **fields: str | None) -> None:
     Examples:
       farebox route add --company-id 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d --name "Freetown - Bo" \
               --origin Freetown --destination Bo --fare 860
-      farebox route add --id 0fd073eb-d4a1-571a-8d48-ed2ec6327da4 --status inactive
+      farebox route add --id 0fd073eb-d4a1-571a-8d48-ed2ec6327da4 \
+        --company-id 7a355cca-a7cd-5ca6-beb4-a627b35fcc8d --status inactive
     """
     elements = _elements(source, fields)
     with session.connect() as client:
