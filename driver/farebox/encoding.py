@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Final, NotRequired
+from typing import Annotated, Any, Final, NotRequired, get_args
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,13 +18,15 @@ from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_
 from typing_extensions import TypedDict
 
 from farebox.errors import FieldError, InvalidRequestError, UsageError
-from farebox.models import Request
+from farebox.models import ID_AS_TEXT, Request, either
 
 Element = Request | Mapping[str, Any] | bytes
 """A request, a mapping that becomes one, or its JSON, ready made."""
 
 _NO_JSON: Final = (PydanticSerializationError, ValueError, RecursionError)
 _PROBLEMS: Final = {
+    ("string_pattern_mismatch", "company_id"): "must be a UUID",
+    ("string_pattern_mismatch", "route_id"): "must be a UUID",
     ("string_pattern_mismatch", "passenger_phone"): "must be E.164: + and 7 to 15 digits, no leading 0",
     ("string_pattern_mismatch", "monime_otp"): "must be 4 to 12 of A-Z a-z 0-9",
     ("string_pattern_mismatch", "monime_transaction_id"): "must be 1 to 64 characters",
@@ -150,6 +152,8 @@ def _fields(model: type[Request]) -> Any:
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        if UUID in get_args(field.annotation):
+            annotation = either(ID_AS_TEXT, annotation)
         fields[name] = annotation if field.is_required() else NotRequired[annotation]
     make: Any = TypedDict
     return make(model.__name__, fields)

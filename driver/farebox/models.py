@@ -79,13 +79,19 @@ def _rate(value: object) -> object:
     return _stripped(value)
 
 
-def _either(usual: Any, unusual: Any) -> Any:
+def either(usual: Any, unusual: Any) -> Any:
     """The usual spelling is checked without a call to Python; what is not usual gets its full hearing."""
     return Annotated[usual | unusual, Field(union_mode="left_to_right")]
 
 
+ID_AS_TEXT: Any = Annotated[
+    str, StringConstraints(pattern=r"^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+]
+"""The usual spelling of an id, for a check that nobody wants a `UUID` from."""
+
+
 def _text(usual: str, full: str) -> Any:
-    return _either(
+    return either(
         Annotated[str, StringConstraints(pattern=usual)], Annotated[str, StringConstraints(pattern=full)]
     )
 
@@ -96,8 +102,8 @@ if TYPE_CHECKING:
     TransactionId = str
     Phone = str
 else:
-    Id = _either(UUID, Annotated[UUID, BeforeValidator(_id)])
-    Money = _either(
+    Id = either(UUID, Annotated[UUID, BeforeValidator(_id)])
+    Money = either(
         Annotated[int, Field(strict=True, ge=1, le=MAX_AMOUNT)],
         Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_AMOUNT)],
     )
