@@ -28,7 +28,7 @@ def _delete(conn: Connection, payment: dict[str, Any], what: str) -> int:
 def test_a_payment_waits_for_a_deletion(
     db: Database, payment: dict[str, Any], what: str, ending: str
 ) -> None:
-    """Should fail without the locks on the table of tickets, on either side; not tried yet."""
+    """Seen to fail when create_tickets does not lock the table of tickets."""
     remover, caller = db.connect(), db.connect(autocommit=True)
     assert _delete(remover, payment, what) == 1
     call = calling(db, caller, payment)

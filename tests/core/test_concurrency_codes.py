@@ -212,7 +212,7 @@ def test_a_payment_waits_for_a_change_of_its_code(db: Database, change: str, end
 @pytest.mark.parametrize("change", _CHANGES)
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_change_of_a_code_waits_for_payments(db: Database, change: str, ending: str) -> None:
-    """Should fail when the administrator's functions take no lock; not tried yet."""
+    """Seen to fail for a lowered limit when the administrator's functions take no lock."""
     shop = CodeShop(db, 5)
     administrator, caller = db.connect(autocommit=True), db.connect()
     create(caller, *shop.payments(3))

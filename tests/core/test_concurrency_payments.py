@@ -141,7 +141,7 @@ def test_the_others_wait_for_how_the_first_ends(
 
 
 def test_each_of_those_who_wait_may_fail_in_turn(db: Database, payment: dict[str, Any]) -> None:
-    """Without a code, for which they would wait. Should fail with the index not unique; not tried yet."""
+    """Without a code, for which they would wait. Seen to fail with the index not unique."""
     del payment["payment_code"]
     first, *others = (db.connect() for _ in range(5))
     tickets = [create_one(first, payment).ticket_id]
@@ -288,7 +288,7 @@ def test_a_payment_being_applied_is_created_once_by_its_redelivery(
 def test_a_rejection_that_waits_for_the_success_does_not_reopen_the_payment(
     db: Database, payment: dict[str, Any], ending: str
 ) -> None:
-    """Should fail when the row is written without regard to its being resolved; not tried yet."""
+    """Seen to fail when the row is written without regard to its being resolved."""
     one, two = db.connect(), db.connect(autocommit=True)
     masked = payment | {"passenger_phone": "masked"}
     create(two, masked)

@@ -264,7 +264,9 @@ def test_many_callers_who_try_again_get_there(db: Database, level: IsolationLeve
 
 
 def test_two_who_apply_kept_payments_get_there(db: Database, level: IsolationLevel) -> None:
-    """They meet at the kept rows already: it does not fail with the index not unique."""
+    """They meet at the tickets and again at the kept rows: seen to fail with the index not unique and the rows
+    left as they are, not with one of the two.
+    """
     company = db.company(status="suspended")
     route = db.route(company)
     with db.connect(autocommit=True) as conn:

@@ -292,7 +292,7 @@ def test_charging_a_code_is_a_hot_update(own_db: Database) -> None:
     """Every one of a thousand, so no index of payment_codes grows; also the one that spends it.
 
     On a server of its own: transactions of other databases delay the removal of dead row versions.
-    Should fail with an index on used_tickets or status, and with a fillfactor of 100; not tried yet.
+    Seen to fail with used_tickets in the predicate of an index, and with a fillfactor of 100.
     """
     db = own_db
     shop = _Shop(db)
