@@ -264,8 +264,9 @@ def test_many_callers_who_try_again_get_there(db: Database, level: IsolationLeve
 
 
 def test_two_who_apply_kept_payments_get_there(db: Database, level: IsolationLevel) -> None:
-    """They meet at the tickets and again at the kept rows: seen to fail with the index not unique and the rows
-    left as they are, not with one of the two.
+    """They meet at the tickets and again at the kept rows.
+
+    Seen to fail with the index not unique and the kept rows left as they are; one of the two is enough.
     """
     company = db.company(status="suspended")
     route = db.route(company)
