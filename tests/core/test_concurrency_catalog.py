@@ -28,7 +28,7 @@ def _delete(conn: Connection, payment: dict[str, Any], what: str) -> int:
 def test_a_payment_waits_for_a_deletion(
     db: Database, payment: dict[str, Any], what: str, ending: str
 ) -> None:
-    """Seen to fail when create_tickets does not lock the table of tickets."""
+    """Seen to fail without the lock on the table of tickets, on either side."""
     remover, caller = db.connect(), db.connect(autocommit=True)
     assert _delete(remover, payment, what) == 1
     call = calling(db, caller, payment)
@@ -40,7 +40,7 @@ def test_a_payment_waits_for_a_deletion(
 @pytest.mark.parametrize("what", ["route", "code"])
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_deletion_waits_for_payments(db: Database, payment: dict[str, Any], what: str, ending: str) -> None:
-    """Should fail without the locks on the table of tickets, on either side; not tried yet."""
+    """Seen to fail, for a route, when the deletion does not lock the table of tickets."""
     if what == "route":
         payment["payment_code"] = None
     remover, caller = db.connect(), db.connect()

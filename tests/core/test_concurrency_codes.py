@@ -146,7 +146,7 @@ def test_a_lost_ticket_also_gives_way_to_the_same_payment_with_another_code(
 def test_a_retry_whose_code_was_spent_while_it_waited_is_a_duplicate(db: Database, neighbours: bool) -> None:
     """The first call and its retry overlap; the first spends the last use, and commits.
 
-    Should fail when tickets are looked up only before the lock on the code is taken; not tried yet.
+    Seen to fail when tickets are looked up only before the lock on the code is taken.
     """
     shop = CodeShop(db, 2)
     [payment, rival, late, free] = shop.payments(4)
