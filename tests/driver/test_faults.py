@@ -41,6 +41,7 @@ def proxy(shop: Shop) -> Iterator[Proxy]:
 def test_an_answer_lost_after_the_commit_ends_in_duplicate_with_the_right_ticket(
     shop: Shop, proxy: Proxy, connect: Call
 ) -> None:
+    """Seen to fail without retries."""
     client = connect(proxy.dsn(shop.dsn), connections=1)
     client("create_ticket", shop.payment())
     payment = shop.payment()
