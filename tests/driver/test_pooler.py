@@ -45,7 +45,8 @@ async def test_ten_thousand_callers_through_the_pooler(shop: Shop, pooler: str) 
         outcomes = await asyncio.gather(*(farebox.create_ticket(payment) for payment in payments))
     assert [o.monime_transaction_id for o in outcomes] == [p["monime_transaction_id"] for p in payments]
     assert Counter(outcome.outcome for outcome in outcomes) == {"created": 10_000}
-    # Fails when statements are pipelined: 1.18 corrupts what a client sends while answers come back.
+    # Fails, often but not always, when statements are pipelined: 1.18 corrupts what a client sends while
+    # answers come back.
     assert not [event for event in events if isinstance(event, BatchEvent) and event.error]
     shop.assert_sound(10_000)
 
