@@ -14,7 +14,7 @@ as $$
 begin
   return query
     with sessions as materialized (
-      select a.pid, a.application_name, a.wait_event_type, a.xact_start, a.backend_xmin, coalesce(a.state, 'unknown') as state
+      select a.pid, a.datname, a.application_name, a.wait_event_type, a.xact_start, a.backend_xmin, coalesce(a.state, 'unknown') as state
       from pg_stat_activity as a
       where a.backend_type = 'client backend'
     )
@@ -29,7 +29,7 @@ begin
     select m.metric, '{}', m.value
     from (
       select
-        count(*) filter (where s.application_name like 'farebox worker%') as workers,
+        count(*) filter (where s.application_name like 'farebox worker%' and s.datname = current_database()) as workers,
         count(*) filter (where s.wait_event_type = 'Lock') as blocked,
         coalesce(extract(epoch from clock_timestamp() - min(s.xact_start) filter (where s.pid <> pg_backend_pid())), 0) as oldest_transaction
       from sessions as s) as s
