@@ -18,8 +18,7 @@ begin
         e.route_id, e.passenger_phone, e.payment_code, e.monime_otp, e.amount) as differing,
       x.ticket_id is not null as is_recorded,
       u.is_open,
-      -- Such a UUID may have been a JSON number (see _read_requests).
-      e.company_id::text collate "C" ~ '[a-f]' and (e.route_id is null or e.route_id::text collate "C" ~ '[a-f]') as has_letters
+      e.id_may_be_number
     from (select b.* from farebox._parse_batch(p_batch) as b offset 0) as e
     left join lateral (
       select t.* from farebox.tickets as t
@@ -41,7 +40,8 @@ begin
       case when c.is_own and c.differing <> '{}' then c.id end,
       case when c.is_own and c.differing <> '{}' then c.differing end,
       c.is_own and c.differing = '{}')::farebox.ticket_outcome order by c.ordinal),
-    bool_and(c.id is not null and c.is_open is not true and c.has_letters and (c.is_recorded or not c.is_own or c.differing <> '{}'))
+    bool_and(c.id is not null and c.is_open is not true and c.id_may_be_number is not true
+      and (c.is_recorded or not c.is_own or c.differing <> '{}'))
   into v_outcomes, v_is_replay
   from compared as c;
 

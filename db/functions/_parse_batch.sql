@@ -7,7 +7,7 @@ set role farebox_owner;
 
 create function farebox._parse_batch(p_batch json)
 returns table (ordinal int, given_id text, transaction_id text, given_company text, given_route text,
-  company_id uuid, route_id uuid, passenger_phone text,
+  company_id uuid, route_id uuid, id_may_be_number boolean, passenger_phone text,
   monime_otp text, payment_code text, amount bigint, rate_given boolean, rate numeric)
 language sql stable security invoker
 as $$
@@ -19,6 +19,9 @@ as $$
     coalesce(f.route_id, ''),
     f.company_id::uuid,
     f.route_id::uuid,
+    -- 32 digits are a UUID to PostgreSQL, and a JSON number too; so are some with one hyphen. With four they cannot be.
+    octet_length(f.company_id) < 36 and f.company_id collate "C" ~ '^[0-9eE+-]+$'
+      or octet_length(f.route_id) < 36 and f.route_id collate "C" ~ '^[0-9eE+-]+$',
     farebox._phone(f.passenger_phone),
     farebox._otp(f.monime_otp),
     f.payment_code,

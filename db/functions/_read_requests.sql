@@ -12,11 +12,12 @@ declare
   -- One time-ordered id a batch, its last four digits replaced by the ordinal: drawing each by itself would cost as much as
   -- reading the element. What remains random tells batches of the same instant apart.
   v_id_prefix text := left(farebox._uuid_v7()::text, 32);
-  v_has_digits_only boolean;
+  v_has_number boolean;
 begin
   with element as materialized (
-    select b.ordinal, b.given_id, b.transaction_id, b.given_company, b.given_route, b.passenger_phone, b.monime_otp, b.payment_code,
-      b.amount, b.rate_given, b.rate
+    select b.ordinal, b.given_id, case when length(b.transaction_id) between 1 and 64 then b.transaction_id end as transaction_id,
+      b.given_company, b.given_route, b.id_may_be_number, b.passenger_phone, b.monime_otp, b.payment_code, b.amount,
+      b.rate_given, b.rate
     from farebox._parse_batch(p_batch) as b
   ),
   -- A batch names few companies and routes, many times each: they are read and looked up once. A lateral subquery that cannot be
@@ -42,12 +43,10 @@ begin
   )
   select
     coalesce(array_agg(row(
-      e.ordinal, e.given_id,
-      case when length(e.transaction_id) between 1 and 64 then e.transaction_id end,
-      p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
+      e.ordinal, e.given_id, e.transaction_id, p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
       coalesce(e.rate, p.commission_rate),
       case
-        when (length(e.transaction_id) between 1 and 64) is not true then 'transaction_id_invalid'
+        when e.transaction_id is null then 'transaction_id_invalid'
         when p.company_id is null then 'company_id_invalid'
         when p.route_id is null then 'route_id_invalid'
         when e.passenger_phone is null then 'phone_invalid'
@@ -67,15 +66,15 @@ begin
       end,
       (v_id_prefix || to_hex(4096 + e.ordinal))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
     coalesce(bool_or(k.id is not null), false),
-    (select bool_or(d.company_id::text collate "C" !~ '[a-f]' or d.route_id::text collate "C" !~ '[a-f]') from place as d)
-  into requests, has_code, v_has_digits_only
+    bool_or(e.id_may_be_number)
+  into requests, has_code, v_has_number
   from element as e
   left join place as p on p.given_company = e.given_company and p.given_route = e.given_route
   left join code as k on k.payment_code = e.payment_code and k.company_id = p.company_id;
 
-  -- Such a UUID may have been a JSON number, which is no UUID: only the slow way of reading can tell.
-  if v_has_digits_only and not p_is_clean then
-    raise exception using errcode = 'data_exception', message = 'a UUID of digits only';
+  -- A number is no UUID: only the slow way of reading can tell.
+  if v_has_number and not p_is_clean then
+    raise exception using errcode = 'data_exception', message = 'a UUID that may have been a number';
   end if;
 end
 $$;

@@ -278,18 +278,26 @@ def test_an_empty_batch_has_no_rows(db: Database) -> None:
         assert create(conn) == []
 
 
-def test_a_json_number_is_no_id(db: Database) -> None:
-    company = UUID("12345678123456781234567812345678")
+@pytest.mark.parametrize(
+    "number",
+    [
+        "12345678123456781234567812345678",
+        "12345678123456781234567812345e78",
+        "1234567e-123456781234567812345678",
+    ],
+)
+def test_a_json_number_is_no_id(db: Database, number: str) -> None:
+    company = UUID(number)
     db.execute("insert into farebox.companies (id, name) values (%s, 'in digits')", [company])
     db.execute(
         "insert into farebox.routes (id, company_id, name, fare) values (%s, %s, 'R', 1)", [company] * 2
     )
     good = json.dumps(db.payment(company, company))
-    bare = [
-        good.replace(f'"{key}": "{company}"', f'"{key}": {company.hex}') for key in ("company_id", "route_id")
-    ]
-    with db.connect() as conn:
+    bare = [good.replace(f'"{key}": "{company}"', f'"{key}": {number}') for key in ("company_id", "route_id")]
+    with db.connect(autocommit=True) as conn:
         assert said(create(conn, *bare, good)) == ["company_id_invalid", "route_id_invalid", "created"]
+        # The same once more, now that its ticket is there.
+        assert said(create(conn, good, *bare)) == ["duplicate", "company_id_invalid", "conflict"]
 
 
 def test_a_deep_element_harms_neither_its_neighbours_nor_later_attempts(db: Database) -> None:
