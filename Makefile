@@ -33,7 +33,7 @@ check: .venv/.dev ## the tests alone
 pgtap: .venv/.dev ## only the tests in SQL
 	$(BIN)/pytest tests/test_pgtap.py $(PYTEST_ARGS)
 
-apt: ## what the tests need from Debian; .ci/debian-packages lists it
+apt: .venv/.dev ## what the tests need from Debian; .ci/debian-packages lists it
 	@.ci/debian-packages
 	@.ci/newer-pgbouncer .venv/pgbouncer
 
