@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 from farebox import calls
-from farebox._core import Core
-from farebox._queue import Patience
+from farebox._async_part import AsyncPart
 from farebox.calls import Call
 from farebox.encoding import encode_many
 from farebox.models import (
@@ -27,19 +25,8 @@ from farebox.models import (
 R = TypeVar("R")
 
 
-class AsyncCatalog(ABC):
+class AsyncCatalog(AsyncPart):
     """Methods of `AsyncFarebox`."""
-
-    _patience: Patience
-
-    @abstractmethod
-    def _live(self) -> Core: ...
-
-    @abstractmethod
-    def strict(self, strict: bool | None) -> bool: ...
-
-    @abstractmethod
-    async def _run(self, call: Call[R], *arguments: object) -> list[R]: ...
 
     async def upsert_companies(
         self, batch: Iterable[CompanyRequest | Mapping[str, Any]], *, strict: bool | None = None

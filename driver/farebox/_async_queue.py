@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 from uuid import UUID
 
 from farebox import queue_calls
+from farebox._async_part import AsyncPart
 from farebox._bulk import TicketInput
-from farebox._core import Core
-from farebox._queue import Patience
-from farebox.calls import Call
 from farebox.encoding import check_one, dump_one, encode_one, join, to_parameter
 from farebox.errors import DeadlineExceededError, UsageError
 from farebox.models import TicketOutcome, TicketRequest
@@ -28,8 +25,6 @@ from farebox.queue_models import (
     QueueMetrics,
     RetriedRequest,
 )
-
-R = TypeVar("R")
 
 
 class AsyncQueuedTicket:
@@ -59,19 +54,8 @@ class AsyncQueuedTicket:
         return await self._outcome(self.queue_id, self._payload, timeout)
 
 
-class AsyncQueue(ABC):
+class AsyncQueue(AsyncPart):
     """Methods of `AsyncFarebox`."""
-
-    _patience: Patience
-
-    @abstractmethod
-    def _live(self) -> Core: ...
-
-    @abstractmethod
-    def strict(self, strict: bool | None) -> bool: ...
-
-    @abstractmethod
-    async def _run(self, call: Call[R], *arguments: object) -> list[R]: ...
 
     @overload
     async def enqueue(
