@@ -529,14 +529,14 @@ comment on function farebox._answer_replay(json) is 'Internal: the outcomes of a
 reset role;
 
 -- [copy of db/functions/_read_requests.sql]
--- Purpose: the elements of a batch, each with the first reason that speaks against a ticket, by format and catalog.
--- Parameters: p_batch, an array; p_is_clean, it comes from _clean_batch; p_now.
--- Returns: the requests in order; whether any names a code. Reason `known`: it names a code and has its ticket already.
+-- Purpose: the elements of a batch, each with the first reason that speaks against a ticket, by format, company and route (codes: see _look_up_codes).
+-- Parameters: p_batch, an array; p_is_clean, it comes from _clean_batch.
+-- Returns: the requests in order; whether any that could become a ticket names a code; the payments, with repetitions and nulls.
 -- Raises: data exceptions for what cannot be read as it is; the caller cleans the batch then.
 set role farebox_owner;
 
-create function farebox._read_requests(p_batch json, p_is_clean boolean, p_now timestamptz,
-  out requests farebox._ticket_request[], out has_code boolean)
+create function farebox._read_requests(p_batch json, p_is_clean boolean,
+  out requests farebox._ticket_request[], out has_code boolean, out transaction_ids text[])
 language plpgsql volatile security invoker
 as $$
 declare
@@ -564,17 +564,10 @@ begin
       select c.id, c.status, c.commission_rate from farebox.companies as c where c.id = d.company_id offset 0) as c on true
     left join lateral (
       select r.company_id, r.status from farebox.routes as r where r.id = d.route_id offset 0) as r on r.company_id = d.company_id
-  ),
-  code as materialized (
-    select d.payment_code, k.*
-    from (select distinct e.payment_code from element as e where e.payment_code is not null) as d
-    cross join lateral (
-      select k.id, k.company_id, k.route_id, k.status, k.used_tickets, k.total_tickets, k.expires_at
-      from farebox.payment_codes as k where k.code = d.payment_code offset 0) as k
   )
   select
     coalesce(array_agg(row(
-      e.ordinal, e.given_id, e.transaction_id, p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
+      e.ordinal, e.given_id, e.transaction_id, p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, null, e.amount,
       coalesce(e.rate, p.commission_rate),
       case
         when e.transaction_id is null then 'transaction_id_invalid'
@@ -588,20 +581,14 @@ begin
         when p.company_status <> 'active' then 'company_suspended'
         when not p.has_route then 'route_not_found'
         when p.route_status <> 'active' then 'route_inactive'
-        when e.payment_code is null then null
-        when k.id is null then 'code_not_found'
-        when k.route_id <> p.route_id then 'code_route_mismatch'
-        -- Only what would charge a code is looked up beforehand: a retry must not queue for the lock of its code.
-        when (select t.id from farebox.tickets as t where t.monime_transaction_id = e.transaction_id) is not null then 'known'
-        else farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now)
       end,
       (v_id_prefix || to_hex(4096 + e.ordinal))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
-    coalesce(bool_or(k.id is not null), false),
+    coalesce(bool_or(e.payment_code is not null and p.has_route), false),
+    array_agg(e.transaction_id),
     bool_or(e.id_may_be_number)
-  into requests, has_code, v_has_number
+  into requests, has_code, transaction_ids, v_has_number
   from element as e
-  left join place as p on p.given_company = e.given_company and p.given_route = e.given_route
-  left join code as k on k.payment_code = e.payment_code and k.company_id = p.company_id;
+  left join place as p on p.given_company = e.given_company and p.given_route = e.given_route;
 
   -- A number is no UUID: only the slow way of reading can tell.
   if v_has_number and not p_is_clean then
@@ -610,42 +597,93 @@ begin
 end
 $$;
 
-comment on function farebox._read_requests(json, boolean, timestamptz) is
-  'Internal: the elements of a batch, each with the first reason against a ticket';
+comment on function farebox._read_requests(json, boolean) is
+  'Internal: the elements of a batch, each with the first reason against a ticket by format, company and route';
+
+reset role;
+
+-- [copy of db/functions/_look_up_codes.sql]
+-- Purpose: finds the payment codes that requests name, and judges them as they stand.
+-- Parameters: p_requests in order; p_is_new, none of their payments had a ticket a moment ago; p_now.
+-- Returns: the requests, with the code or the reason why it cannot be charged; the codes to lock, each once.
+--   Reason `known`: the payment has its ticket already, and a retry must not queue for the lock of its code.
+set role farebox_owner;
+
+create function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_now timestamptz,
+  out requests farebox._ticket_request[], out codes uuid[])
+language plpgsql volatile security invoker
+as $$
+begin
+  -- A batch names few codes, many times each: they are looked up once.
+  with code as materialized (
+    select d.payment_code, k.*
+    from (select distinct r.payment_code from unnest(p_requests) as r where r.reason is null and r.payment_code is not null) as d
+    cross join lateral (
+      select k.id, k.company_id, k.route_id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as refusal
+      from farebox.payment_codes as k where k.code = d.payment_code offset 0) as k
+  )
+  select
+    array_agg(row(
+      r.ordinal, r.given_id, r.transaction_id, r.company_id, r.route_id, r.passenger_phone, r.monime_otp, r.payment_code, r.code_id,
+      r.amount, r.commission_rate, r.reason, r.ticket_id)::farebox._ticket_request order by r.ordinal),
+    coalesce(array_agg(distinct r.code_id) filter (where r.reason is null and r.code_id is not null), '{}')
+  into requests, codes
+  from (
+    select
+      r.ordinal, r.given_id, r.transaction_id, r.company_id, r.route_id, r.passenger_phone, r.monime_otp, r.payment_code,
+      k.id as code_id, r.amount, r.commission_rate, r.ticket_id,
+      case
+        when r.reason is not null then r.reason
+        when r.payment_code is null then null
+        when k.id is null then 'code_not_found'
+        when k.route_id <> r.route_id then 'code_route_mismatch'
+        when not p_is_new
+          and (select t.id from farebox.tickets as t where t.monime_transaction_id = r.transaction_id) is not null then 'known'
+        else k.refusal
+      end as reason
+    from unnest(p_requests) as r
+    left join code as k on k.payment_code = r.payment_code and k.company_id = r.company_id
+    offset 0
+  ) as r;
+end
+$$;
+
+comment on function farebox._look_up_codes(farebox._ticket_request[], boolean, timestamptz) is
+  'Internal: the payment codes that requests name, each judged as it stands';
 
 reset role;
 
 -- [copy of db/functions/_refuse_codes.sql]
 -- Purpose: judges the codes again once they are locked: between reading and locking they may have been spent, cancelled or have expired.
--- Parameters: p_requests, their codes locked; p_now, the time after the locks were got.  Returns: the requests with the reasons of now.
+-- Parameters: p_requests; p_codes, theirs, locked; p_now, the time after the locks were got.  Returns: the requests with the reasons of now.
 set role farebox_owner;
 
-create function farebox._refuse_codes(p_requests farebox._ticket_request[], p_now timestamptz)
+create function farebox._refuse_codes(p_requests farebox._ticket_request[], p_codes uuid[], p_now timestamptz)
 returns farebox._ticket_request[]
 language plpgsql volatile security invoker
 as $$
 declare
   v_requests farebox._ticket_request[] := p_requests;
-  v_refused record;
+  v_code record;
+  v_ordinal int;
 begin
   -- A loop over the few that changed in that moment.
-  for v_refused in
-    select s.ordinal, s.reason
-    from (
-      select r.ordinal, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as reason
-      from unnest(p_requests) as r
-      cross join lateral (select k.* from farebox.payment_codes as k where k.id = r.payment_code_id offset 0) as k
-      where r.reason is null
-    ) as s
-    where s.reason is not null
+  for v_code in
+    select k.id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as reason
+    from (select k.* from farebox.payment_codes as k where k.id = any (p_codes) offset 0) as k
+    where farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) is not null
   loop
-    v_requests[v_refused.ordinal].reason := v_refused.reason;
+    for v_ordinal in
+      select r.ordinal from unnest(p_requests) as r where r.reason is null and r.payment_code_id = v_code.id
+    loop
+      v_requests[v_ordinal].reason := v_code.reason;
+    end loop;
   end loop;
   return v_requests;
 end
 $$;
 
-comment on function farebox._refuse_codes(farebox._ticket_request[], timestamptz) is
+comment on function farebox._refuse_codes(farebox._ticket_request[], uuid[], timestamptz) is
   'Internal: requests whose code cannot be charged any more, now that it is locked, get their reason';
 
 reset role;
@@ -653,7 +691,7 @@ reset role;
 -- [copy of db/functions/_allocate_codes.sql]
 -- Purpose: who gets the uses that are left of each code: the lowest ordinals, as if the elements came one after the other.
 -- Parameters: p_requests in order, their codes locked.  Returns: the requests, those left without a use refused as code_exhausted;
---   whether a code runs out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
+--   whether a code may run out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
 --   also how many payments get a ticket if none is lost.
 set role farebox_owner;
 
@@ -671,19 +709,15 @@ begin
   requests := p_requests;
   winners := 0;
 
-  -- Each payment's first candidate wants a use. Where there is one for each of them, nothing hangs on the order.
+  -- Where there is a use for each element, nothing hangs on the order. Repetitions of a payment count here too: they would
+  -- only lead to the careful way for nothing.
   select coalesce(bool_or(d.demand > k.total_tickets - k.used_tickets), false)
   into runs_out
   from (
-    select f.payment_code_id, count(*) as demand
-    from (
-      select distinct on (r.transaction_id) r.payment_code_id
-      from unnest(p_requests) as r
-      where r.reason is null
-      order by r.transaction_id, r.ordinal
-    ) as f
-    where f.payment_code_id is not null
-    group by f.payment_code_id
+    select r.payment_code_id, count(*) as demand
+    from unnest(p_requests) as r
+    where r.reason is null and r.payment_code_id is not null
+    group by r.payment_code_id
   ) as d
   cross join lateral (select k.* from farebox.payment_codes as k where k.id = d.payment_code_id offset 0) as k;
 
@@ -773,21 +807,40 @@ reset role;
 
 -- [copy of db/functions/_insert_tickets.sql]
 -- Purpose: writes the tickets, the first candidate of each payment.
--- Parameters: p_requests; those without a reason are candidates. p_now, their time.
+-- Parameters: p_requests; those without a reason are candidates. p_now, their time. p_is_new, none of their payments had a ticket a moment ago.
 -- Returns: how many were written; the others of the candidates' payments were lost to callers who have committed.
 -- Locks and writes: tickets in the order of the payment, so that callers wait in one direction only.
 set role farebox_owner;
 
-create function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz)
+create function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz, p_is_new boolean)
 returns int
 language plpgsql volatile security invoker
 as $$
 declare
   v_created int;
 begin
+  -- ON CONFLICT looks each payment up again, announces each row, and writes a second time that it stands: a seventh of the
+  -- whole call. It is not needed where nobody else is writing one of these payments in this very moment.
+  if p_is_new then
+    begin
+      insert into farebox.tickets (id, company_id, route_id, payment_code_id, amount, created_at, commission_rate,
+        monime_transaction_id, passenger_phone, monime_otp)
+      select distinct on (r.transaction_id collate "C")  -- the order of the index, and fast under any collation
+        r.ticket_id, r.company_id, r.route_id, r.payment_code_id, r.amount, p_now, r.commission_rate,
+        r.transaction_id, r.passenger_phone, r.monime_otp
+      from unnest(p_requests) as r
+      where r.reason is null
+      order by r.transaction_id collate "C", r.ordinal;
+      get diagnostics v_created = row_count;
+      return v_created;
+    exception when unique_violation then
+      null;  -- somebody was: all is taken back, and the same rows are written with care
+    end;
+  end if;
+
   insert into farebox.tickets (id, company_id, route_id, payment_code_id, amount, created_at, commission_rate,
     monime_transaction_id, passenger_phone, monime_otp)
-  select distinct on (r.transaction_id collate "C")  -- the order of the index, and fast under any collation
+  select distinct on (r.transaction_id collate "C")
     r.ticket_id, r.company_id, r.route_id, r.payment_code_id, r.amount, p_now, r.commission_rate,
     r.transaction_id, r.passenger_phone, r.monime_otp
   from unnest(p_requests) as r
@@ -799,16 +852,16 @@ begin
 end
 $$;
 
-comment on function farebox._insert_tickets(farebox._ticket_request[], timestamptz) is 'Internal: writes tickets';
+comment on function farebox._insert_tickets(farebox._ticket_request[], timestamptz, boolean) is 'Internal: writes tickets';
 
 reset role;
 
 -- [copy of db/functions/_charge_codes.sql]
 -- Purpose: counts the tickets just written on their codes; the use that reaches total_tickets sets `expired` in the same update.
--- Parameters: p_requests, their codes locked.  Returns: nothing.  Writes: payment_codes, one update a code.
+-- Parameters: p_requests, their codes locked; p_all_created, every candidate became a ticket.  Returns: nothing.  Writes: payment_codes, one update a code.
 set role farebox_owner;
 
-create function farebox._charge_codes(p_requests farebox._ticket_request[])
+create function farebox._charge_codes(p_requests farebox._ticket_request[], p_all_created boolean)
 returns void
 language plpgsql volatile security invoker
 as $$
@@ -816,9 +869,9 @@ begin
   with charge as materialized (
     select r.payment_code_id, count(*)::int as uses
     from unnest(p_requests) as r
-    -- Not every candidate became a ticket: repetitions, and what was lost to another caller.
-    cross join lateral (select from farebox.tickets as t where t.id = r.ticket_id offset 0) as t
     where r.reason is null and r.payment_code_id is not null
+      -- Where not every candidate became a ticket: repetitions, and what was lost to another caller.
+      and (p_all_created or (select t.id from farebox.tickets as t where t.id = r.ticket_id) is not null)
     group by r.payment_code_id
   )
   update farebox.payment_codes as k
@@ -831,7 +884,7 @@ begin
 end
 $$;
 
-comment on function farebox._charge_codes(farebox._ticket_request[]) is
+comment on function farebox._charge_codes(farebox._ticket_request[], boolean) is
   'Internal: counts the tickets just written on their payment codes';
 
 reset role;
@@ -1136,10 +1189,11 @@ declare
   v_read record;
   v_requests farebox._ticket_request[];
   v_length int;
-  v_codes uuid[];
+  v_codes record;
   v_allocated record;
   v_created int;
   v_has_unapplied boolean;
+  v_is_new boolean;
   v_recorded record;
   v_outcomes farebox.ticket_outcome[];
 begin
@@ -1155,7 +1209,7 @@ begin
       v_outcomes := farebox._answer_replay(v_batch);
     end if;
     if v_outcomes is null then
-      v_read := farebox._read_requests(v_batch, false, v_now);
+      v_read := farebox._read_requests(v_batch, false);
     end if;
   exception
     when transaction_rollback then
@@ -1163,10 +1217,10 @@ begin
     when statement_too_complex then
       v_batch := farebox._shallow_json(v_batch);
       perform farebox._batch_length(v_batch);
-      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true);
     when others then  -- no array, or a dirty one, or the records of a replay cannot be read now: the longer way can do without
       perform farebox._batch_length(v_batch);
-      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true);
   end;
   if v_outcomes is not null then
     if cardinality(v_outcomes) > 10000 then
@@ -1189,40 +1243,45 @@ begin
     for key share;
   end if;
 
+  -- Not for a few: their look-ups would cost more than they save, and whoever is overtaken leaves a dead row for each ticket.
+  v_is_new := v_length >= 10
+    and not exists (select from farebox.tickets as t where t.monime_transaction_id = any (v_read.transaction_ids));
+
   if not v_read.has_code then
-    v_created := farebox._insert_tickets(v_requests, v_now);
+    v_created := farebox._insert_tickets(v_requests, v_now, v_is_new);
   else
-    v_codes := array(
-      select distinct r.payment_code_id from unnest(v_requests) as r
-      where r.reason is null and r.payment_code_id is not null);
-    perform from farebox.payment_codes as k where k.id = any (v_codes) order by k.id for no key update;
+    v_codes := farebox._look_up_codes(v_requests, v_is_new, v_now);
+    v_requests := v_codes.requests;
+    perform from farebox.payment_codes as k where k.id = any (v_codes.codes) order by k.id for no key update;
     v_now := farebox._now();
-    v_requests := farebox._refuse_codes(v_requests, v_now);
+    v_requests := farebox._refuse_codes(v_requests, v_codes.codes, v_now);
     -- A loop, because where a code runs out inside the batch, a ticket lost to another caller frees a use for an element that
     -- was refused. Then all is taken back, so that the tickets are again written in their one order, and allocated anew.
     loop
       v_allocated := farebox._allocate_codes(v_requests);
       if not v_allocated.runs_out then
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now);
+        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
         exit;
       end if;
       begin
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now);
+        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
         exit when v_created = v_allocated.winners;
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
         v_requests := farebox._recognise_tickets(v_requests);
+        v_is_new := false;
       end;
     end loop;
     v_requests := v_allocated.requests;
-    perform farebox._charge_codes(v_requests);
+    perform farebox._charge_codes(v_requests, v_created = v_length);
   end if;
 
   -- Looked up only now: a rejection of one of these payments may have been kept while we waited for a lock.
   v_has_unapplied := exists (
-    select from unnest(v_requests) as r
-    cross join lateral (
-      select u.resolved_at from farebox.unapplied_payments as u where u.monime_transaction_id = r.transaction_id offset 0) as u
+    select from (
+      -- Not asked for in here: the index of all open payments would seem to serve as well.
+      select u.resolved_at from farebox.unapplied_payments as u
+      where u.monime_transaction_id = any (v_read.transaction_ids) offset 0) as u
     where u.resolved_at is null);
 
   -- The short way of what nearly all batches are: every element became a ticket.

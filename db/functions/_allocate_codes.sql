@@ -1,6 +1,6 @@
 -- Purpose: who gets the uses that are left of each code: the lowest ordinals, as if the elements came one after the other.
 -- Parameters: p_requests in order, their codes locked.  Returns: the requests, those left without a use refused as code_exhausted;
---   whether a code runs out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
+--   whether a code may run out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
 --   also how many payments get a ticket if none is lost.
 set role farebox_owner;
 
@@ -18,19 +18,15 @@ begin
   requests := p_requests;
   winners := 0;
 
-  -- Each payment's first candidate wants a use. Where there is one for each of them, nothing hangs on the order.
+  -- Where there is a use for each element, nothing hangs on the order. Repetitions of a payment count here too: they would
+  -- only lead to the careful way for nothing.
   select coalesce(bool_or(d.demand > k.total_tickets - k.used_tickets), false)
   into runs_out
   from (
-    select f.payment_code_id, count(*) as demand
-    from (
-      select distinct on (r.transaction_id) r.payment_code_id
-      from unnest(p_requests) as r
-      where r.reason is null
-      order by r.transaction_id, r.ordinal
-    ) as f
-    where f.payment_code_id is not null
-    group by f.payment_code_id
+    select r.payment_code_id, count(*) as demand
+    from unnest(p_requests) as r
+    where r.reason is null and r.payment_code_id is not null
+    group by r.payment_code_id
   ) as d
   cross join lateral (select k.* from farebox.payment_codes as k where k.id = d.payment_code_id offset 0) as k;
 

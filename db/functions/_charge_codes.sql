@@ -1,8 +1,8 @@
 -- Purpose: counts the tickets just written on their codes; the use that reaches total_tickets sets `expired` in the same update.
--- Parameters: p_requests, their codes locked.  Returns: nothing.  Writes: payment_codes, one update a code.
+-- Parameters: p_requests, their codes locked; p_all_created, every candidate became a ticket.  Returns: nothing.  Writes: payment_codes, one update a code.
 set role farebox_owner;
 
-create function farebox._charge_codes(p_requests farebox._ticket_request[])
+create function farebox._charge_codes(p_requests farebox._ticket_request[], p_all_created boolean)
 returns void
 language plpgsql volatile security invoker
 as $$
@@ -10,9 +10,9 @@ begin
   with charge as materialized (
     select r.payment_code_id, count(*)::int as uses
     from unnest(p_requests) as r
-    -- Not every candidate became a ticket: repetitions, and what was lost to another caller.
-    cross join lateral (select from farebox.tickets as t where t.id = r.ticket_id offset 0) as t
     where r.reason is null and r.payment_code_id is not null
+      -- Where not every candidate became a ticket: repetitions, and what was lost to another caller.
+      and (p_all_created or (select t.id from farebox.tickets as t where t.id = r.ticket_id) is not null)
     group by r.payment_code_id
   )
   update farebox.payment_codes as k
@@ -25,7 +25,7 @@ begin
 end
 $$;
 
-comment on function farebox._charge_codes(farebox._ticket_request[]) is
+comment on function farebox._charge_codes(farebox._ticket_request[], boolean) is
   'Internal: counts the tickets just written on their payment codes';
 
 reset role;

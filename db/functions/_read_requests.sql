@@ -1,11 +1,11 @@
--- Purpose: the elements of a batch, each with the first reason that speaks against a ticket, by format and catalog.
--- Parameters: p_batch, an array; p_is_clean, it comes from _clean_batch; p_now.
--- Returns: the requests in order; whether any names a code. Reason `known`: it names a code and has its ticket already.
+-- Purpose: the elements of a batch, each with the first reason that speaks against a ticket, by format, company and route (codes: see _look_up_codes).
+-- Parameters: p_batch, an array; p_is_clean, it comes from _clean_batch.
+-- Returns: the requests in order; whether any that could become a ticket names a code; the payments, with repetitions and nulls.
 -- Raises: data exceptions for what cannot be read as it is; the caller cleans the batch then.
 set role farebox_owner;
 
-create function farebox._read_requests(p_batch json, p_is_clean boolean, p_now timestamptz,
-  out requests farebox._ticket_request[], out has_code boolean)
+create function farebox._read_requests(p_batch json, p_is_clean boolean,
+  out requests farebox._ticket_request[], out has_code boolean, out transaction_ids text[])
 language plpgsql volatile security invoker
 as $$
 declare
@@ -33,17 +33,10 @@ begin
       select c.id, c.status, c.commission_rate from farebox.companies as c where c.id = d.company_id offset 0) as c on true
     left join lateral (
       select r.company_id, r.status from farebox.routes as r where r.id = d.route_id offset 0) as r on r.company_id = d.company_id
-  ),
-  code as materialized (
-    select d.payment_code, k.*
-    from (select distinct e.payment_code from element as e where e.payment_code is not null) as d
-    cross join lateral (
-      select k.id, k.company_id, k.route_id, k.status, k.used_tickets, k.total_tickets, k.expires_at
-      from farebox.payment_codes as k where k.code = d.payment_code offset 0) as k
   )
   select
     coalesce(array_agg(row(
-      e.ordinal, e.given_id, e.transaction_id, p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, k.id, e.amount,
+      e.ordinal, e.given_id, e.transaction_id, p.company_id, p.route_id, e.passenger_phone, e.monime_otp, e.payment_code, null, e.amount,
       coalesce(e.rate, p.commission_rate),
       case
         when e.transaction_id is null then 'transaction_id_invalid'
@@ -57,20 +50,14 @@ begin
         when p.company_status <> 'active' then 'company_suspended'
         when not p.has_route then 'route_not_found'
         when p.route_status <> 'active' then 'route_inactive'
-        when e.payment_code is null then null
-        when k.id is null then 'code_not_found'
-        when k.route_id <> p.route_id then 'code_route_mismatch'
-        -- Only what would charge a code is looked up beforehand: a retry must not queue for the lock of its code.
-        when (select t.id from farebox.tickets as t where t.monime_transaction_id = e.transaction_id) is not null then 'known'
-        else farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now)
       end,
       (v_id_prefix || to_hex(4096 + e.ordinal))::uuid)::farebox._ticket_request order by e.ordinal), '{}'),
-    coalesce(bool_or(k.id is not null), false),
+    coalesce(bool_or(e.payment_code is not null and p.has_route), false),
+    array_agg(e.transaction_id),
     bool_or(e.id_may_be_number)
-  into requests, has_code, v_has_number
+  into requests, has_code, transaction_ids, v_has_number
   from element as e
-  left join place as p on p.given_company = e.given_company and p.given_route = e.given_route
-  left join code as k on k.payment_code = e.payment_code and k.company_id = p.company_id;
+  left join place as p on p.given_company = e.given_company and p.given_route = e.given_route;
 
   -- A number is no UUID: only the slow way of reading can tell.
   if v_has_number and not p_is_clean then
@@ -79,7 +66,7 @@ begin
 end
 $$;
 
-comment on function farebox._read_requests(json, boolean, timestamptz) is
-  'Internal: the elements of a batch, each with the first reason against a ticket';
+comment on function farebox._read_requests(json, boolean) is
+  'Internal: the elements of a batch, each with the first reason against a ticket by format, company and route';
 
 reset role;

@@ -20,10 +20,11 @@ declare
   v_read record;
   v_requests farebox._ticket_request[];
   v_length int;
-  v_codes uuid[];
+  v_codes record;
   v_allocated record;
   v_created int;
   v_has_unapplied boolean;
+  v_is_new boolean;
   v_recorded record;
   v_outcomes farebox.ticket_outcome[];
 begin
@@ -39,7 +40,7 @@ begin
       v_outcomes := farebox._answer_replay(v_batch);
     end if;
     if v_outcomes is null then
-      v_read := farebox._read_requests(v_batch, false, v_now);
+      v_read := farebox._read_requests(v_batch, false);
     end if;
   exception
     when transaction_rollback then
@@ -47,10 +48,10 @@ begin
     when statement_too_complex then
       v_batch := farebox._shallow_json(v_batch);
       perform farebox._batch_length(v_batch);
-      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true);
     when others then  -- no array, or a dirty one, or the records of a replay cannot be read now: the longer way can do without
       perform farebox._batch_length(v_batch);
-      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true, v_now);
+      v_read := farebox._read_requests(farebox._clean_batch(v_batch), true);
   end;
   if v_outcomes is not null then
     if cardinality(v_outcomes) > 10000 then
@@ -73,40 +74,45 @@ begin
     for key share;
   end if;
 
+  -- Not for a few: their look-ups would cost more than they save, and whoever is overtaken leaves a dead row for each ticket.
+  v_is_new := v_length >= 10
+    and not exists (select from farebox.tickets as t where t.monime_transaction_id = any (v_read.transaction_ids));
+
   if not v_read.has_code then
-    v_created := farebox._insert_tickets(v_requests, v_now);
+    v_created := farebox._insert_tickets(v_requests, v_now, v_is_new);
   else
-    v_codes := array(
-      select distinct r.payment_code_id from unnest(v_requests) as r
-      where r.reason is null and r.payment_code_id is not null);
-    perform from farebox.payment_codes as k where k.id = any (v_codes) order by k.id for no key update;
+    v_codes := farebox._look_up_codes(v_requests, v_is_new, v_now);
+    v_requests := v_codes.requests;
+    perform from farebox.payment_codes as k where k.id = any (v_codes.codes) order by k.id for no key update;
     v_now := farebox._now();
-    v_requests := farebox._refuse_codes(v_requests, v_now);
+    v_requests := farebox._refuse_codes(v_requests, v_codes.codes, v_now);
     -- A loop, because where a code runs out inside the batch, a ticket lost to another caller frees a use for an element that
     -- was refused. Then all is taken back, so that the tickets are again written in their one order, and allocated anew.
     loop
       v_allocated := farebox._allocate_codes(v_requests);
       if not v_allocated.runs_out then
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now);
+        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
         exit;
       end if;
       begin
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now);
+        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
         exit when v_created = v_allocated.winners;
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
         v_requests := farebox._recognise_tickets(v_requests);
+        v_is_new := false;
       end;
     end loop;
     v_requests := v_allocated.requests;
-    perform farebox._charge_codes(v_requests);
+    perform farebox._charge_codes(v_requests, v_created = v_length);
   end if;
 
   -- Looked up only now: a rejection of one of these payments may have been kept while we waited for a lock.
   v_has_unapplied := exists (
-    select from unnest(v_requests) as r
-    cross join lateral (
-      select u.resolved_at from farebox.unapplied_payments as u where u.monime_transaction_id = r.transaction_id offset 0) as u
+    select from (
+      -- Not asked for in here: the index of all open payments would seem to serve as well.
+      select u.resolved_at from farebox.unapplied_payments as u
+      where u.monime_transaction_id = any (v_read.transaction_ids) offset 0) as u
     where u.resolved_at is null);
 
   -- The short way of what nearly all batches are: every element became a ticket.

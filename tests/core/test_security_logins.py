@@ -254,7 +254,7 @@ def test_each_does_its_own_work_and_not_the_others(db: Database, shops: list[Sho
         "select farebox.upsert_companies('[]')",
         "select farebox.issue_payment_codes('[]')",
         "select farebox.verify()",
-        "select farebox._read_requests('[]', false, now())",
+        "select farebox._read_requests('[]', false)",
         "select farebox._now()",
         "select farebox._keep_unapplied_payments('[]', null, null, now())",
     )
