@@ -74,6 +74,8 @@
 \ir functions/_is_given_up.sql
 \ir functions/_read_queue_keys.sql
 \ir functions/enqueue_tickets.sql
+\ir functions/_hold_queue_floor.sql
+\ir functions/_raise_queue_floor.sql
 \ir functions/_claim_requests.sql
 \ir functions/_keep_dead_requests.sql
 \ir functions/_give_up_request.sql

@@ -8,6 +8,7 @@ drop sequence farebox.ticket_queue_watch;
 drop sequence farebox.ticket_queue_bell;
 drop sequence farebox.ticket_queue_sweep;
 drop sequence farebox.ticket_queue_tick;
+drop sequence farebox.ticket_queue_generation;
 drop sequence farebox.ticket_queue_next_floor;
 drop sequence farebox.ticket_queue_floor;
 drop sequence farebox.ticket_queue_ids;

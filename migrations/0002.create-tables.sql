@@ -306,6 +306,7 @@ create sequence farebox.ticket_queue_ids as bigint;
 -- change: what a table cannot do. They are hints: any value is safe.
 create sequence farebox.ticket_queue_floor as bigint minvalue 0 start 0;
 create sequence farebox.ticket_queue_next_floor as bigint minvalue 0 start 0;
+create sequence farebox.ticket_queue_generation as bigint minvalue 0 start 0;
 create sequence farebox.ticket_queue_tick as bigint minvalue 0 start 0;
 create sequence farebox.ticket_queue_sweep as bigint minvalue 0 start 0;
 create sequence farebox.ticket_queue_bell as bigint minvalue 0 start 0;
@@ -347,8 +348,11 @@ create index idx_ticket_queue_delayed on farebox.ticket_queue (ready_at) where r
 
 comment on sequence farebox.ticket_queue_ids is 'Numbers the queued requests';
 comment on sequence farebox.ticket_queue_floor is
-  'Hint: no request in line is likely to have a lower rank; claims start here, new companies are ranked from here';
-comment on sequence farebox.ticket_queue_next_floor is 'Hint: what the floor will be at the next tick';
+  'Hint: no request in line is likely to have a lower rank; claims start here';
+comment on sequence farebox.ticket_queue_next_floor is
+  'Hint: what the floor will be, once whoever ranks by a lower one has ended; new companies are ranked from here';
+comment on sequence farebox.ticket_queue_generation is
+  'How often the next floor was set: whoever ranks by it holds an advisory lock of that number until the end';
 comment on sequence farebox.ticket_queue_tick is 'Hint: when (epoch, ms) the floor may rise again';
 comment on sequence farebox.ticket_queue_sweep is 'Hint: when (epoch, ms) to look below the floor again';
 comment on sequence farebox.ticket_queue_bell is 'Hint: 1 while a worker sleeps, so that the next request wakes it';

@@ -46,12 +46,16 @@ drop procedure farebox.drain_ticket_queue(p_limit int, p_batches int);
 drop function farebox.process_queued_request(p_queue_id bigint);
 drop function farebox.begin_queued_request(p_unfinished_only boolean);
 drop function farebox.process_ticket_queue(p_limit int);
-drop function farebox._process_requests(p_ids bigint[], p_batch text, p_begun boolean, out taken int, out
-  created int, out duplicates int, out conflicts int, out rejected int, out retried int, out dead int);
+drop function farebox._process_requests(p_ids bigint[], p_places tid[], p_batch json, p_begun boolean, out
+  taken int, out created int, out duplicates int, out conflicts int, out rejected int, out retried int, out
+  dead int);
 drop function farebox._give_up_request(p_request farebox.ticket_queue, p_reason text, p_now timestamptz);
 drop function farebox._keep_dead_requests(p_queue_ids bigint[], p_reasons text[], p_details text[], p_now
   timestamptz);
-drop function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out batch text);
+drop function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out places tid[],
+  out batch json);
+drop function farebox._raise_queue_floor(p_first bigint);
+drop function farebox._hold_queue_floor();
 drop function farebox.enqueue_tickets(p_batch json);
 drop function farebox._read_queue_keys(p_keys text[], out queue_ids bigint[], out transaction_ids text[]);
 drop function farebox._is_given_up(p_reason text);

@@ -2313,7 +2313,7 @@ returns void
 language plpgsql volatile security invoker
 as $$
 begin
-  if (select b.last_value from farebox.ticket_queue_bell as b) = 1 then
+  if pg_sequence_last_value('farebox.ticket_queue_bell') = 1 then
     perform setval('farebox.ticket_queue_bell', 0);
     perform pg_notify('farebox_queue', '');
   end if;
@@ -2386,7 +2386,8 @@ reset role;
 -- Purpose: stores requests durably, to become tickets soon; what is wrong with one comes out when it is processed.
 -- Parameters: p_batch, an array of at most 10,000 requests.  Returns: for each, in order, its queue id. Once the transaction has
 --   committed, none is ever lost; stored twice, it still buys one ticket.
--- Raises: TK001, TK002.  Locks and writes: ticket_queue_pauses (shared, if paused), ticket_queue (new rows: producers wait for nobody).
+-- Raises: TK001, TK002.  Locks and writes: ticket_queue_pauses (shared, if paused), an advisory lock (see _hold_queue_floor),
+--   ticket_queue (new rows). Producers wait for nobody.
 set role farebox_owner;
 
 create function farebox.enqueue_tickets(p_batch json)
@@ -2404,40 +2405,51 @@ as $$
 declare
   c_nobody constant uuid := uuid '00000000-0000-0000-0000-000000000000';
   v_batch json := p_batch;
-  v_ids bigint[];
+  v_requests json[];
   v_companies uuid[];
+  v_length int;
   v_paused uuid[];
-  v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
+  v_ids bigint[];
+  v_floor bigint;
   v_now timestamptz := farebox._now();
 begin
   begin
-    perform farebox._batch_length(v_batch);
-    select array_agg(coalesce(x.company_id, c_nobody)) into v_companies
-    from json_to_recordset(v_batch) as x(company_id uuid);
+    -- Usually the elements are counted once they are read: counting them first is one more pass over the whole text.
+    if v_batch is null or pg_column_size(v_batch) > 1000000 then
+      perform farebox._batch_length(v_batch);
+    end if;
+    select array_agg(e.value), array_agg(coalesce((e.value ->> 'company_id')::uuid, c_nobody))
+    into v_requests, v_companies
+    from json_array_elements(v_batch) as e;
   exception when data_exception or statement_too_complex then
     if sqlstate = '54001' then
       v_batch := farebox._shallow_json(v_batch);
-      perform farebox._batch_length(v_batch);
     end if;
+    perform farebox._batch_length(v_batch);
+    v_requests := array(select e.value from json_array_elements(v_batch) as e);
     select array_agg(coalesce(x.company_id, c_nobody)) into v_companies
     from json_to_recordset(farebox._clean_batch(v_batch)) as x(company_id uuid);
   end;
+  v_length := coalesce(cardinality(v_requests), 0);
+  if v_length > 10000 then
+    perform farebox._batch_length(v_batch);
+  end if;
 
   -- Locked, so that resuming a company waits for those who have seen it paused.
   v_paused := array(
     select p.company_id from farebox.ticket_queue_pauses as p where p.company_id = any (v_companies) order by p.company_id for share);
 
-  v_ids := array(select nextval('farebox.ticket_queue_ids') from generate_series(1, cardinality(v_companies)));
+  v_ids := array(select nextval('farebox.ticket_queue_ids') from generate_series(1, v_length));
+  v_floor := farebox._hold_queue_floor();
 
   -- Each company's requests go behind its own last one, spread evenly over as many ranks as they are. What stands above the floor
   -- is alive, but for what is being claimed right now, so that the look-up never wades through deleted rows.
   insert into farebox.ticket_queue (id, rank, enqueued_at, company_id, request)
   select
     x.id,
-    case when x.company_id <> all (v_paused) then l.rank + 1 + (x.ordinal - 1) * l.requests / cardinality(v_ids) end,
+    case when x.company_id <> all (v_paused) then l.rank + 1 + (x.ordinal - 1) * l.requests / v_length end,
     v_now, x.company_id, x.request
-  from rows from (unnest(v_ids), unnest(v_companies), json_array_elements(v_batch)) with ordinality
-    as x(id, company_id, request, ordinal)
+  from unnest(v_ids, v_companies, v_requests) with ordinality as x(id, company_id, request, ordinal)
   join (
     select d.company_id, d.requests, coalesce((
       select q.rank from farebox.ticket_queue as q
@@ -2447,7 +2459,9 @@ begin
     from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
     offset 0  -- else the look-up would be made again for each request
   ) as l on l.company_id = x.company_id;
-  perform farebox._wake_workers();
+  if pg_sequence_last_value('farebox.ticket_queue_bell') = 1 then
+    perform farebox._wake_workers();
+  end if;
   return query select i.ordinal::int, i.id from unnest(v_ids) with ordinality as i(id, ordinal);
 end
 $$;
@@ -2457,14 +2471,106 @@ comment on function farebox.enqueue_tickets(json) is
 
 reset role;
 
--- [copy of db/functions/_claim_requests.sql]
--- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.  Returns: their ids, null when there is nothing
---   to do (then the next producer rings), and the requests as a JSON array; those that must be tried in small company never come with
---   others.  Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
+-- [copy of db/functions/_hold_queue_floor.sql]
+-- Purpose: the rank behind which new requests go in line, for the rest of the caller's transaction: the floor does not rise above it.
+-- Returns: ticket_queue_next_floor.
+-- Locks: an advisory lock, shared: the generation of that number. It waits for nobody (_raise_queue_floor has it for an instant).
 set role farebox_owner;
 
-create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out batch text)
+create function farebox._hold_queue_floor()
+returns bigint
+language plpgsql volatile security invoker
+as $$
+declare
+  v_generation bigint := coalesce(pg_sequence_last_value('farebox.ticket_queue_generation'), 0);
+  v_present bigint;
+  v_floor bigint;
+begin
+  -- A loop, because until we have the lock of the generation, it may have come to its end.
+  loop
+    perform pg_advisory_xact_lock_shared('farebox.ticket_queue_generation'::regclass::oid::int, (v_generation % 2147483648)::int);
+    v_present := coalesce(pg_sequence_last_value('farebox.ticket_queue_generation'), 0);
+    v_floor := coalesce(pg_sequence_last_value('farebox.ticket_queue_next_floor'), 0);
+    exit when v_present = v_generation;
+    v_generation := v_present;
+  end loop;
+  return v_floor;
+end
+$$;
+
+comment on function farebox._hold_queue_floor() is 'Internal: the rank behind which the caller''s requests go in line';
+
+reset role;
+
+-- [copy of db/functions/_raise_queue_floor.sql]
+-- Purpose: has the floor follow what was claimed, such that nothing is left below: it rises to the next floor once nothing in line is
+--   lower and all who rank by a lower one have committed or rolled back (see _hold_queue_floor). Whoever stays longer than 5 s is not
+--   waited for, or one stuck session would have all claims wade through what was deleted since; the sweep finds what it leaves.
+-- Parameters: p_first, the lowest rank the caller has claimed.
+-- Locks and writes: advisory locks, for an instant, never waiting; ticket_queue_floor, _next_floor, _generation, _tick.
+set role farebox_owner;
+
+create function farebox._raise_queue_floor(p_first bigint)
+returns void
+language plpgsql volatile security invoker
+set enable_sort = off
+as $$
+declare
+  c_generations constant int := 'farebox.ticket_queue_generation'::regclass::oid::int;
+  v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
+  v_floor bigint;
+  v_next_floor bigint;
+  v_generation bigint;
+  v_tick bigint;
+  v_lowest bigint;
+begin
+  if current_setting('transaction_isolation') not like 'read %' then
+    return;  -- it sees what was, not what is
+  end if;
+  begin
+    <<turn>>
+    begin
+      -- One at a time; whoever comes second leaves it be.
+      exit turn when not pg_try_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 2);
+      v_floor := coalesce(pg_sequence_last_value('farebox.ticket_queue_floor'), 0);
+      v_next_floor := coalesce(pg_sequence_last_value('farebox.ticket_queue_next_floor'), 0);
+      v_generation := coalesce(pg_sequence_last_value('farebox.ticket_queue_generation'), 0);
+      v_tick := coalesce(pg_sequence_last_value('farebox.ticket_queue_tick'), 0);
+      exit turn when v_tick between v_clock + 1 and v_clock + 60000;
+
+      if v_tick between v_clock - 5000 and v_clock then
+        exit turn when p_first < v_next_floor
+          or not pg_try_advisory_xact_lock(c_generations, ((v_generation - 1) % 2147483648)::int);
+        v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank >= v_floor order by q.rank limit 1);
+        exit turn when v_lowest < v_next_floor;
+      end if;
+      if v_next_floor > v_floor then
+        perform setval('farebox.ticket_queue_floor', least(v_next_floor, p_first));
+      end if;
+      perform setval('farebox.ticket_queue_next_floor', p_first);
+      -- Only now: whoever ranks by the number before holds the generation before.
+      perform setval('farebox.ticket_queue_generation', v_generation + 1), setval('farebox.ticket_queue_tick', v_clock + 50);
+    end;
+    raise exception using errcode = 'TK000', message = 'the locks are given back';
+  exception when sqlstate 'TK000' then
+    null;
+  end;
+end
+$$;
+
+comment on function farebox._raise_queue_floor(bigint) is 'Internal: has the floor of the queue follow what was claimed';
+
+reset role;
+
+-- [copy of db/functions/_claim_requests.sql]
+-- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
+-- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.
+-- Returns: their ids, null when there is nothing to do (then the next producer rings), where their rows are, if that is known, and the
+--   requests as a JSON array; those that must be tried in small company never come with others.
+-- Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
+set role farebox_owner;
+
+create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out places tid[], out batch json)
 language plpgsql volatile security invoker
 -- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
 set enable_sort = off
@@ -2472,14 +2578,13 @@ as $$
 declare
   -- Locked, so that resuming a company waits for those who have seen it paused; one that is being resumed is not paused.
   v_paused uuid[] := array(select p.company_id from farebox.ticket_queue_pauses as p for share skip locked);
-  v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
-  v_next_floor bigint := (select n.last_value from farebox.ticket_queue_next_floor as n);
-  v_tick bigint := (select t.last_value from farebox.ticket_queue_tick as t);
-  v_sweep bigint := (select s.last_value from farebox.ticket_queue_sweep as s);
+  v_floor bigint := coalesce(pg_sequence_last_value('farebox.ticket_queue_floor'), 0);
+  v_tick bigint := coalesce(pg_sequence_last_value('farebox.ticket_queue_tick'), 0);
+  v_sweep bigint := coalesce(pg_sequence_last_value('farebox.ticket_queue_sweep'), 0);
+  v_sleeps boolean := coalesce(pg_sequence_last_value('farebox.ticket_queue_bell'), 0) = 1;
   v_now timestamptz := farebox._now();
   v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
   v_may_sweep boolean := true;
-  v_sleeps boolean := (select b.last_value = 1 from farebox.ticket_queue_bell as b);
   v_lowest bigint;
   v_first bigint;
   v_due bigint[];
@@ -2498,40 +2603,34 @@ begin
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
     -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
-    -- would wade through them all. So it begins at the floor, which follows what was claimed, 50 ms behind, lest a producer who
-    -- reads it now commits below it. What is below it all the same (its worker died, or it was committed still later) is looked for
-    -- as often as that takes a fiftieth of the time at most.
+    -- would wade through them all. So it begins at the floor, which follows what was claimed (see _raise_queue_floor). What is
+    -- below it all the same is looked for as often as that takes a hundredth of the time at most.
     if v_may_sweep and (v_clock >= v_sweep or v_sweep > v_clock + 60000) then
       v_may_sweep := false;
       v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank is not null order by q.rank limit 1);
       v_sweep := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
-      v_sweep := v_sweep + greatest(20, 50 * (v_sweep - v_clock));
-      if v_lowest < v_floor then
-        v_floor := v_lowest;
-        perform setval('farebox.ticket_queue_floor', v_floor), setval('farebox.ticket_queue_next_floor', v_floor);
-      end if;
+      v_sweep := v_sweep + greatest(20, 100 * (v_sweep - v_clock));
       -- An idle worker whose look costs nothing writes nothing.
       if v_lowest is not null or v_sweep > v_clock + 100 then
         perform setval('farebox.ticket_queue_sweep', v_sweep);
       end if;
     end if;
 
-    select min(c.rank), array_agg(c.id), string_agg(c.request::text, ','), bool_and(c.together is null)
-    into v_first, v_line, batch, v_is_plain
+    select min(c.rank), array_agg(c.id), array_agg(c.place), json_agg(c.request), bool_and(c.together is null)
+    into v_first, v_line, places, batch, v_is_plain
     from (
-      select q.id, q.rank, q.together, q.request
+      select q.id, q.ctid as place, q.rank, q.together, q.request
       from farebox.ticket_queue as q
-      where q.rank >= v_floor
+      where q.rank >= least(v_floor, v_lowest)
       order by q.rank, q.id
       limit p_limit - cardinality(v_due)
       for update skip locked
     ) as c;
+    if v_first < v_floor then
+      perform setval('farebox.ticket_queue_floor', v_first);
+    end if;
     if v_first is not null and (v_clock >= v_tick or v_tick > v_clock + 60000) then
-      perform setval('farebox.ticket_queue_tick', v_clock + 50);
-      if v_next_floor > v_floor then
-        perform setval('farebox.ticket_queue_floor', least(v_next_floor, v_first));
-      end if;
-      perform setval('farebox.ticket_queue_next_floor', v_first);
+      perform farebox._raise_queue_floor(v_first);
     end if;
     ids := v_due || v_line;
 
@@ -2540,7 +2639,7 @@ begin
         -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
         perform setval('farebox.ticket_queue_bell', 1);
         v_sleeps := true;
-      elsif v_may_sweep and v_sweep <= v_clock + 50 then
+      elsif v_may_sweep and v_sweep <= v_clock + 100 then
         v_sweep := 0;  -- it costs little and makes sure
       else
         ids := null;
@@ -2565,9 +2664,9 @@ begin
   end loop;
 
   if v_is_plain and v_due = '{}' then
-    batch := '[' || batch || ']';
     return;
   end if;
+  places := null;
 
   -- Requests under suspicion and the others take turns, by chance, so that neither holds up the other.
   v_together := (select min(q.together)::int from farebox.ticket_queue as q where q.id = any (ids));
@@ -2581,10 +2680,10 @@ begin
       order by i.ordinal
       limit case when not v_is_plain then v_together end);
   end if;
-  batch := '[' || (
-    select string_agg(q.request::text, ',' order by i.ordinal)
+  batch := (
+    select json_agg(q.request order by i.ordinal)
     from unnest(ids) with ordinality as i(id, ordinal)
-    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q) || ']';
+    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q);
 end
 $$;
 
@@ -2669,13 +2768,13 @@ reset role;
 
 -- [copy of db/functions/_process_requests.sql]
 -- Purpose: makes tickets of claimed requests and settles them, or puts them back.
--- Parameters: p_ids, locked; p_batch, their requests; p_begun, whether the present attempt is counted already.
--- Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58). Of a
+-- Parameters: p_ids, locked; p_places, where their rows are, or null; p_batch, their requests; p_begun, whether the present attempt is
+--   counted already.  Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58). Of a
 --   counted attempt it raises nothing, or the count would stand: it takes it back, unless the request may be to blame after all.
 -- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; ticket_queue_dead, ticket_queue.
 set role farebox_owner;
 
-create function farebox._process_requests(p_ids bigint[], p_batch text, p_begun boolean,
+create function farebox._process_requests(p_ids bigint[], p_places tid[], p_batch json, p_begun boolean,
   out taken int, out created int, out duplicates int, out conflicts int, out rejected int, out retried int, out dead int)
 language plpgsql volatile security invoker
 as $$
@@ -2721,7 +2820,7 @@ begin
     from (
       select o.*,
         o.outcome = 'conflict' or o.reason in ('transaction_id_invalid', 'transaction_id_unavailable') as is_homeless
-      from farebox.create_tickets(p_batch::json) as o
+      from farebox.create_tickets(p_batch) as o
     ) as o;
   exception when others then
     get stacked diagnostics v_sqlstate = returned_sqlstate;
@@ -2736,7 +2835,11 @@ begin
     if v_homeless is not null then
       perform farebox._keep_dead_requests(v_homeless, v_reasons, v_details, v_now);
     end if;
-    delete from farebox.ticket_queue as q where q.id = any (p_ids);
+    if p_places is not null then
+      delete from farebox.ticket_queue as q where q.ctid = any (p_places);  -- nobody moves what is locked
+    else
+      delete from farebox.ticket_queue as q where q.id = any (p_ids);
+    end if;
   elsif taken > 1 then
     -- Somebody among them is poison. Nobody is blamed yet: they are tried again in half the company, which finds it in the end.
     update farebox.ticket_queue as q set together = (taken + 1) / 2 where q.id = any (p_ids);
@@ -2757,13 +2860,13 @@ begin
   end if;
 
   -- Whoever waits for outcomes is told, at the commit, whose may be there now.
-  if (select w.last_value from farebox.ticket_queue_watch as w) > date_part('epoch', clock_timestamp()) * 1000 then
+  if pg_sequence_last_value('farebox.ticket_queue_watch') > date_part('epoch', clock_timestamp()) * 1000 then
     perform pg_notify('farebox_settled', left(array_to_string(p_ids, ','), 7999));
   end if;
 end
 $$;
 
-comment on function farebox._process_requests(bigint[], text, boolean) is
+comment on function farebox._process_requests(bigint[], tid[], json, boolean) is
   'Internal: makes tickets of claimed requests and settles them, or puts them back';
 
 reset role;
@@ -2789,14 +2892,15 @@ as $$
 declare
   v_claim record;
 begin
-  perform farebox._check_limit(p_limit, 10000);
-
+  if (p_limit between 1 and 10000) is not true then
+    perform farebox._check_limit(p_limit, 10000);
+  end if;
   v_claim := farebox._claim_requests(p_limit, false);
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
   end if;
-  return query select p.* from farebox._process_requests(v_claim.ids, v_claim.batch, false) as p;
+  return query select p.* from farebox._process_requests(v_claim.ids, v_claim.places, v_claim.batch, false) as p;
 end
 $$;
 
@@ -2878,7 +2982,7 @@ begin
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
   end if;
-  return query select p.* from farebox._process_requests(array[v_request.id], json_build_array(v_request.request)::text, true) as p;
+  return query select p.* from farebox._process_requests(array[v_request.id], null, json_build_array(v_request.request), true) as p;
 end
 $$;
 
@@ -3356,6 +3460,7 @@ set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
 declare
+  v_floor bigint := farebox._hold_queue_floor();
   v_resumed bigint;
 begin
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
@@ -3364,7 +3469,7 @@ begin
     rank = case when q.attempts = 0 then p.rank end,
     ready_at = case when q.attempts > 0 then farebox._now() end  -- where it was: what began and never ended needs care
   from (
-    select q.id, (select f.last_value from farebox.ticket_queue_floor as f) + row_number() over (order by q.id) as rank
+    select q.id, v_floor + row_number() over (order by q.id) as rank
     from farebox.ticket_queue as q
     where q.company_id = p_company_id and q.rank is null and q.ready_at is null
   ) as p

@@ -1,10 +1,11 @@
 -- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.  Returns: their ids, null when there is nothing
---   to do (then the next producer rings), and the requests as a JSON array; those that must be tried in small company never come with
---   others.  Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
+-- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.
+-- Returns: their ids, null when there is nothing to do (then the next producer rings), where their rows are, if that is known, and the
+--   requests as a JSON array; those that must be tried in small company never come with others.
+-- Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
 set role farebox_owner;
 
-create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out batch text)
+create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out places tid[], out batch json)
 language plpgsql volatile security invoker
 -- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
 set enable_sort = off
@@ -12,14 +13,13 @@ as $$
 declare
   -- Locked, so that resuming a company waits for those who have seen it paused; one that is being resumed is not paused.
   v_paused uuid[] := array(select p.company_id from farebox.ticket_queue_pauses as p for share skip locked);
-  v_floor bigint := (select f.last_value from farebox.ticket_queue_floor as f);
-  v_next_floor bigint := (select n.last_value from farebox.ticket_queue_next_floor as n);
-  v_tick bigint := (select t.last_value from farebox.ticket_queue_tick as t);
-  v_sweep bigint := (select s.last_value from farebox.ticket_queue_sweep as s);
+  v_floor bigint := coalesce(pg_sequence_last_value('farebox.ticket_queue_floor'), 0);
+  v_tick bigint := coalesce(pg_sequence_last_value('farebox.ticket_queue_tick'), 0);
+  v_sweep bigint := coalesce(pg_sequence_last_value('farebox.ticket_queue_sweep'), 0);
+  v_sleeps boolean := coalesce(pg_sequence_last_value('farebox.ticket_queue_bell'), 0) = 1;
   v_now timestamptz := farebox._now();
   v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
   v_may_sweep boolean := true;
-  v_sleeps boolean := (select b.last_value = 1 from farebox.ticket_queue_bell as b);
   v_lowest bigint;
   v_first bigint;
   v_due bigint[];
@@ -38,40 +38,34 @@ begin
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
     -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
-    -- would wade through them all. So it begins at the floor, which follows what was claimed, 50 ms behind, lest a producer who
-    -- reads it now commits below it. What is below it all the same (its worker died, or it was committed still later) is looked for
-    -- as often as that takes a fiftieth of the time at most.
+    -- would wade through them all. So it begins at the floor, which follows what was claimed (see _raise_queue_floor). What is
+    -- below it all the same is looked for as often as that takes a hundredth of the time at most.
     if v_may_sweep and (v_clock >= v_sweep or v_sweep > v_clock + 60000) then
       v_may_sweep := false;
       v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank is not null order by q.rank limit 1);
       v_sweep := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
-      v_sweep := v_sweep + greatest(20, 50 * (v_sweep - v_clock));
-      if v_lowest < v_floor then
-        v_floor := v_lowest;
-        perform setval('farebox.ticket_queue_floor', v_floor), setval('farebox.ticket_queue_next_floor', v_floor);
-      end if;
+      v_sweep := v_sweep + greatest(20, 100 * (v_sweep - v_clock));
       -- An idle worker whose look costs nothing writes nothing.
       if v_lowest is not null or v_sweep > v_clock + 100 then
         perform setval('farebox.ticket_queue_sweep', v_sweep);
       end if;
     end if;
 
-    select min(c.rank), array_agg(c.id), string_agg(c.request::text, ','), bool_and(c.together is null)
-    into v_first, v_line, batch, v_is_plain
+    select min(c.rank), array_agg(c.id), array_agg(c.place), json_agg(c.request), bool_and(c.together is null)
+    into v_first, v_line, places, batch, v_is_plain
     from (
-      select q.id, q.rank, q.together, q.request
+      select q.id, q.ctid as place, q.rank, q.together, q.request
       from farebox.ticket_queue as q
-      where q.rank >= v_floor
+      where q.rank >= least(v_floor, v_lowest)
       order by q.rank, q.id
       limit p_limit - cardinality(v_due)
       for update skip locked
     ) as c;
+    if v_first < v_floor then
+      perform setval('farebox.ticket_queue_floor', v_first);
+    end if;
     if v_first is not null and (v_clock >= v_tick or v_tick > v_clock + 60000) then
-      perform setval('farebox.ticket_queue_tick', v_clock + 50);
-      if v_next_floor > v_floor then
-        perform setval('farebox.ticket_queue_floor', least(v_next_floor, v_first));
-      end if;
-      perform setval('farebox.ticket_queue_next_floor', v_first);
+      perform farebox._raise_queue_floor(v_first);
     end if;
     ids := v_due || v_line;
 
@@ -80,7 +74,7 @@ begin
         -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
         perform setval('farebox.ticket_queue_bell', 1);
         v_sleeps := true;
-      elsif v_may_sweep and v_sweep <= v_clock + 50 then
+      elsif v_may_sweep and v_sweep <= v_clock + 100 then
         v_sweep := 0;  -- it costs little and makes sure
       else
         ids := null;
@@ -105,9 +99,9 @@ begin
   end loop;
 
   if v_is_plain and v_due = '{}' then
-    batch := '[' || batch || ']';
     return;
   end if;
+  places := null;
 
   -- Requests under suspicion and the others take turns, by chance, so that neither holds up the other.
   v_together := (select min(q.together)::int from farebox.ticket_queue as q where q.id = any (ids));
@@ -121,10 +115,10 @@ begin
       order by i.ordinal
       limit case when not v_is_plain then v_together end);
   end if;
-  batch := '[' || (
-    select string_agg(q.request::text, ',' order by i.ordinal)
+  batch := (
+    select json_agg(q.request order by i.ordinal)
     from unnest(ids) with ordinality as i(id, ordinal)
-    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q) || ']';
+    cross join lateral (select q.* from farebox.ticket_queue as q where q.id = i.id offset 0) as q);
 end
 $$;
 

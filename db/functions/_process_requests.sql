@@ -1,11 +1,11 @@
 -- Purpose: makes tickets of claimed requests and settles them, or puts them back.
--- Parameters: p_ids, locked; p_batch, their requests; p_begun, whether the present attempt is counted already.
--- Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58). Of a
+-- Parameters: p_ids, locked; p_places, where their rows are, or null; p_batch, their requests; p_begun, whether the present attempt is
+--   counted already.  Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58). Of a
 --   counted attempt it raises nothing, or the count would stand: it takes it back, unless the request may be to blame after all.
 -- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; ticket_queue_dead, ticket_queue.
 set role farebox_owner;
 
-create function farebox._process_requests(p_ids bigint[], p_batch text, p_begun boolean,
+create function farebox._process_requests(p_ids bigint[], p_places tid[], p_batch json, p_begun boolean,
   out taken int, out created int, out duplicates int, out conflicts int, out rejected int, out retried int, out dead int)
 language plpgsql volatile security invoker
 as $$
@@ -51,7 +51,7 @@ begin
     from (
       select o.*,
         o.outcome = 'conflict' or o.reason in ('transaction_id_invalid', 'transaction_id_unavailable') as is_homeless
-      from farebox.create_tickets(p_batch::json) as o
+      from farebox.create_tickets(p_batch) as o
     ) as o;
   exception when others then
     get stacked diagnostics v_sqlstate = returned_sqlstate;
@@ -66,7 +66,11 @@ begin
     if v_homeless is not null then
       perform farebox._keep_dead_requests(v_homeless, v_reasons, v_details, v_now);
     end if;
-    delete from farebox.ticket_queue as q where q.id = any (p_ids);
+    if p_places is not null then
+      delete from farebox.ticket_queue as q where q.ctid = any (p_places);  -- nobody moves what is locked
+    else
+      delete from farebox.ticket_queue as q where q.id = any (p_ids);
+    end if;
   elsif taken > 1 then
     -- Somebody among them is poison. Nobody is blamed yet: they are tried again in half the company, which finds it in the end.
     update farebox.ticket_queue as q set together = (taken + 1) / 2 where q.id = any (p_ids);
@@ -87,13 +91,13 @@ begin
   end if;
 
   -- Whoever waits for outcomes is told, at the commit, whose may be there now.
-  if (select w.last_value from farebox.ticket_queue_watch as w) > date_part('epoch', clock_timestamp()) * 1000 then
+  if pg_sequence_last_value('farebox.ticket_queue_watch') > date_part('epoch', clock_timestamp()) * 1000 then
     perform pg_notify('farebox_settled', left(array_to_string(p_ids, ','), 7999));
   end if;
 end
 $$;
 
-comment on function farebox._process_requests(bigint[], text, boolean) is
+comment on function farebox._process_requests(bigint[], tid[], json, boolean) is
   'Internal: makes tickets of claimed requests and settles them, or puts them back';
 
 reset role;

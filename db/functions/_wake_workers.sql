@@ -9,7 +9,7 @@ returns void
 language plpgsql volatile security invoker
 as $$
 begin
-  if (select b.last_value from farebox.ticket_queue_bell as b) = 1 then
+  if pg_sequence_last_value('farebox.ticket_queue_bell') = 1 then
     perform setval('farebox.ticket_queue_bell', 0);
     perform pg_notify('farebox_queue', '');
   end if;

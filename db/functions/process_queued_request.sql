@@ -22,7 +22,7 @@ begin
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
   end if;
-  return query select p.* from farebox._process_requests(array[v_request.id], json_build_array(v_request.request)::text, true) as p;
+  return query select p.* from farebox._process_requests(array[v_request.id], null, json_build_array(v_request.request), true) as p;
 end
 $$;
 

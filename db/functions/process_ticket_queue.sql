@@ -18,14 +18,15 @@ as $$
 declare
   v_claim record;
 begin
-  perform farebox._check_limit(p_limit, 10000);
-
+  if (p_limit between 1 and 10000) is not true then
+    perform farebox._check_limit(p_limit, 10000);
+  end if;
   v_claim := farebox._claim_requests(p_limit, false);
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
   end if;
-  return query select p.* from farebox._process_requests(v_claim.ids, v_claim.batch, false) as p;
+  return query select p.* from farebox._process_requests(v_claim.ids, v_claim.places, v_claim.batch, false) as p;
 end
 $$;
 

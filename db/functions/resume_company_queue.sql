@@ -10,6 +10,7 @@ set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
 declare
+  v_floor bigint := farebox._hold_queue_floor();
   v_resumed bigint;
 begin
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
@@ -18,7 +19,7 @@ begin
     rank = case when q.attempts = 0 then p.rank end,
     ready_at = case when q.attempts > 0 then farebox._now() end  -- where it was: what began and never ended needs care
   from (
-    select q.id, (select f.last_value from farebox.ticket_queue_floor as f) + row_number() over (order by q.id) as rank
+    select q.id, v_floor + row_number() over (order by q.id) as rank
     from farebox.ticket_queue as q
     where q.company_id = p_company_id and q.rank is null and q.ready_at is null
   ) as p

@@ -46,6 +46,19 @@ def process_all(conn: Connection, limit: int = 100) -> Counts:
     return total
 
 
+_CLOCK = "(extract(epoch from clock_timestamp()) * 1000)::bigint"
+
+
+def tick(conn: Connection) -> None:
+    """As if 50 ms had passed since the queue's floor was last looked at."""
+    conn.execute(sql.SQL("select setval('farebox.ticket_queue_tick', {} - 1)").format(sql.SQL(_CLOCK)))
+
+
+def postpone_sweep(conn: Connection) -> None:
+    """Claims do not look below the floor for half a minute, as after a sweep that took long."""
+    conn.execute(sql.SQL("select setval('farebox.ticket_queue_sweep', {} + 30000)").format(sql.SQL(_CLOCK)))
+
+
 def sum_of(all_counts: Iterable[Counts]) -> Counts:
     """The sums, column by column."""
     return Counts(*(sum(column) for column in zip(Counts(), *all_counts, strict=True)))
@@ -101,7 +114,9 @@ __all__ = [
     "json_lines",
     "missing",
     "poison",
+    "postpone_sweep",
     "process",
     "process_all",
     "sum_of",
+    "tick",
 ]

@@ -3,7 +3,16 @@
 from uuid import UUID
 
 from tests.core.support import scalar
-from tests.queue.support import Shop, assert_all_done, enqueue, missing, process, process_all
+from tests.queue.support import (
+    Shop,
+    assert_all_done,
+    enqueue,
+    missing,
+    postpone_sweep,
+    process,
+    process_all,
+    tick,
+)
 from tests.support.database import Database
 
 
@@ -19,7 +28,7 @@ def test_a_single_request_does_not_wait_behind_another_companys_backlog(db: Data
             enqueue(conn, single)
             assert process(conn, 100).created == 100
             assert missing(db, single) == set()
-            conn.execute("select setval('farebox.ticket_queue_tick', 0)")  # as if 50 ms had passed
+            tick(conn)
 
 
 def test_backlogs_are_served_in_turn_however_big(db: Database) -> None:
@@ -68,7 +77,7 @@ def test_a_company_that_was_idle_gets_no_credit_for_it(db: Database) -> None:
     with db.connect(autocommit=True) as conn:
         enqueue(conn, steady.payments(4_000))
         for _ in range(10):
-            conn.execute("select setval('farebox.ticket_queue_tick', 0)")
+            tick(conn)
             process(conn, 100)
         before = scalar(conn, "select count(*) from farebox.tickets where company_id = %s", [steady.company])
         enqueue(conn, bursting.payments(2_000))
@@ -122,11 +131,8 @@ def test_a_claim_does_not_wade_through_the_dead_while_an_old_snapshot_is_held(db
         for _ in range(10):
             enqueue(conn, shop.payments(300))
             for _ in range(3):
-                conn.execute("select setval('farebox.ticket_queue_tick', 0)")  # as if 50 ms had passed
-                conn.execute(
-                    "select setval('farebox.ticket_queue_sweep',"
-                    " (extract(epoch from clock_timestamp()) * 1000)::bigint + 30000)"
-                )
+                tick(conn)
+                postpone_sweep(conn)
                 read.append(_entries_read(db, 100))
     # Of 3,000 deleted ones: those of the last few claims, not all that went before.
     assert max(read[10:]) <= 1_000
