@@ -73,6 +73,7 @@
 \ir functions/_backoff.sql
 \ir functions/_is_given_up.sql
 \ir functions/_read_queue_keys.sql
+\ir functions/blameless_errors.sql
 \ir functions/enqueue_tickets.sql
 \ir functions/_hold_queue_floor.sql
 \ir functions/_raise_queue_floor.sql

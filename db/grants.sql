@@ -47,7 +47,8 @@ to farebox_worker, farebox_admin;
 grant execute on function
   farebox.process_ticket_queue(int),
   farebox.begin_queued_request(boolean),
-  farebox.process_queued_request(bigint)
+  farebox.process_queued_request(bigint),
+  farebox.blameless_errors()
 to farebox_worker;
 grant execute on procedure farebox.drain_ticket_queue(int, int) to farebox_worker;
 

@@ -57,6 +57,7 @@ drop function farebox._claim_requests(p_limit int, p_with_care boolean, out ids 
 drop function farebox._raise_queue_floor(p_first bigint);
 drop function farebox._hold_queue_floor();
 drop function farebox.enqueue_tickets(p_batch json);
+drop function farebox.blameless_errors();
 drop function farebox._read_queue_keys(p_keys text[], out queue_ids bigint[], out transaction_ids text[]);
 drop function farebox._is_given_up(p_reason text);
 drop function farebox._backoff(p_attempts int);

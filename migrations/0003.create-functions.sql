@@ -2382,6 +2382,22 @@ comment on function farebox._read_queue_keys(text[]) is 'Internal: queue ids and
 
 reset role;
 
+-- [copy of db/functions/blameless_errors.sql]
+-- Purpose: which errors are no request's fault, whatever was in the batch: the one place where this is said, for whoever processes.
+-- Returns: how their SQLSTATEs begin. Others that process_ticket_queue raises may be a request's, such as memory (53200) or time (57014).
+set role farebox_owner;
+
+create function farebox.blameless_errors()
+returns setof text
+language sql immutable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$ values ('25'), ('40'), ('42'), ('53100'), ('53300'), ('55') $$;
+
+comment on function farebox.blameless_errors() is 'How the SQLSTATEs begin of errors that are no queued request''s fault';
+
+reset role;
+
 -- [copy of db/functions/enqueue_tickets.sql]
 -- Purpose: stores requests durably, to become tickets soon; what is wrong with one comes out when it is processed.
 -- Parameters: p_batch, an array of at most 10,000 requests.  Returns: for each, in order, its queue id. Once the transaction has
@@ -2827,7 +2843,7 @@ begin
     if not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
       raise;
     end if;
-    v_is_blameless := left(v_sqlstate, 2) in ('25', '40', '42', '55') or v_sqlstate in ('53100', '53300');
+    v_is_blameless := exists (select from farebox.blameless_errors() as b(beginning) where starts_with(v_sqlstate, b.beginning));
   end;
 
   v_now := farebox._now();

@@ -23,7 +23,7 @@ revoke execute on function farebox.upsert_companies(json), farebox.upsert_routes
   farebox._uuid_v7(), farebox._now() from farebox_admin;
 revoke execute on procedure farebox.drain_ticket_queue(int, int) from farebox_worker;
 revoke execute on function farebox.process_ticket_queue(int), farebox.begin_queued_request(boolean),
-  farebox.process_queued_request(bigint) from farebox_worker;
+  farebox.process_queued_request(bigint), farebox.blameless_errors() from farebox_worker;
 revoke execute on function farebox.record_missing_transactions(int), farebox.apply_unapplied_payments(int,
   text), farebox.expire_payment_codes(int), farebox.verify(), farebox.analyze_tables(double precision),
   farebox.purge_unapplied_payments(timestamptz, int), farebox.purge_dead_requests(timestamptz, int),

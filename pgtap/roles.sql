@@ -85,6 +85,7 @@ insert into allowed values
   ('begin_queued_request', '{farebox_worker}'),
   ('process_queued_request', '{farebox_worker}'),
   ('drain_ticket_queue', '{farebox_worker}'),
+  ('blameless_errors', '{farebox_worker}'),
   ('list_queued_requests', '{farebox_admin}'),
   ('list_dead_requests', '{farebox_admin}'),
   ('retry_queued_requests', '{farebox_admin}'),

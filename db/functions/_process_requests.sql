@@ -58,7 +58,7 @@ begin
     if not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
       raise;
     end if;
-    v_is_blameless := left(v_sqlstate, 2) in ('25', '40', '42', '55') or v_sqlstate in ('53100', '53300');
+    v_is_blameless := exists (select from farebox.blameless_errors() as b(beginning) where starts_with(v_sqlstate, b.beginning));
   end;
 
   v_now := farebox._now();

@@ -34,6 +34,7 @@ BEGIN_QUEUED_REQUEST = Call(
     " where b.id is not null",
 )
 PROCESS_QUEUED_REQUEST = Call("process_queued_request", (("p_queue_id", "bigint"),), BatchCounts, writes=True)
+BLAMELESS_ERRORS = Call("blameless_errors", (), str)
 
 LIST_QUEUED_REQUESTS = Call(
     "list_queued_requests",

@@ -12,7 +12,12 @@ from farebox._wire import connect, is_pooled
 from farebox.calls import Call
 from farebox.errors import FareboxError, TransientError, map_error
 from farebox.events import ConnectionEvent, Hook, name
-from farebox.queue_calls import BEGIN_QUEUED_REQUEST, PROCESS_QUEUED_REQUEST, PROCESS_TICKET_QUEUE
+from farebox.queue_calls import (
+    BEGIN_QUEUED_REQUEST,
+    BLAMELESS_ERRORS,
+    PROCESS_QUEUED_REQUEST,
+    PROCESS_TICKET_QUEUE,
+)
 from farebox.queue_models import BatchCounts
 
 R = TypeVar("R")
@@ -21,8 +26,6 @@ APPLICATION_NAME: Final = "farebox worker"
 """By this name `farebox metrics` and `farebox doctor` count the workers."""
 MOST_CARE: Final = 10_000
 CARE_EVERY: Final = 50
-_BLAMELESS_CLASSES: Final = ("25", "40", "42", "55")
-_BLAMELESS: Final = ("53100", "53300")
 NOTHING: Final = BatchCounts(taken=0, created=0, duplicates=0, conflicts=0, rejected=0, retried=0, dead=0)
 
 
@@ -46,6 +49,7 @@ class Session:
         self._next_care = batch_size
         self._settled = 0  # since the last failure
         self._batches = 0
+        self._blameless: tuple[str, ...] = ()  # what the database says when we connect
         self.careful = batch_size
         self.found = False  # whether the last step found anything to do
 
@@ -64,7 +68,7 @@ class Session:
         try:
             counts = await (self._careful_step() if self.careful else self._normal_step())
         except FareboxError as error:
-            if not _is_blameless(error):
+            if not (error.sqlstate or "").startswith(self._blameless):
                 self._failed()
             raise
         self._settled += counts.taken
@@ -129,6 +133,9 @@ class Session:
             connection = await connect(self._target, APPLICATION_NAME)
             if await is_pooled(connection):
                 connection.prepare_threshold = None
+            cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
+            await cursor.execute(BLAMELESS_ERRORS.sql.encode())
+            self._blameless = tuple(BLAMELESS_ERRORS.load(await cursor.fetchall()))
             self._on_event(ConnectionEvent("opened", str(self._target)))
             return connection
         except psycopg.Error as error:
@@ -141,9 +148,3 @@ class Session:
             await connection.close()
         self._on_event(ConnectionEvent("refused", str(self._target), name(failure)))
         raise failure
-
-
-def _is_blameless(error: FareboxError) -> bool:
-    """Whether no request can be the reason; as `farebox._process_requests` sees it."""
-    sqlstate = error.sqlstate or ""
-    return sqlstate[:2] in _BLAMELESS_CLASSES or sqlstate in _BLAMELESS

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.error import HTTPError
 
 import pytest
@@ -314,6 +314,22 @@ async def test_what_is_nobodys_fault_counts_against_no_request(db: Database) -> 
         await session.step()
     await session.close()
     assert_all_done(db, payments)
+
+
+@pytest.mark.parametrize(("action", "careful"), [("raise disk_full", 0), ("raise out_of_memory", 2)])
+async def test_only_what_may_be_a_requests_fault_makes_requests_suspect(
+    db: Database, action: LiteralString, careful: int
+) -> None:
+    """As the database sees it; here is no second list. Seen to fail when the worker does not ask it."""
+    shop = Shop(db)
+    poison(db, "UNLUCKY", action)
+    _store(db, shop.payments(3, monime_otp="UNLUCKY"))
+    session = Session(Target(db.dsn), 2, lambda _: None)
+    session.careful = 0
+    with pytest.raises(FareboxError):
+        await session.step()
+    assert session.careful == careful
+    await session.close()
 
 
 async def test_a_server_that_is_away_makes_no_request_suspect() -> None:

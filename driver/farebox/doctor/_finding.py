@@ -14,6 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from farebox.doctor._expected import Expected, read_expected
+from farebox.errors import FareboxError
 from farebox.migrate import MigrationStatus, status
 
 Rows = list[dict[str, Any]]
@@ -86,10 +87,15 @@ class Context:
     """One database under examination: a connection in autocommit mode, and what should be there."""
 
     def __init__(self, dsn: str, conn: psycopg.Connection[Any], thresholds: Thresholds) -> None:
-        self.dsn = dsn
         self.conn = conn
         self.thresholds = thresholds
         self._gave_up: psycopg.Error | None = None
+        # At once, as it takes a connection of its own: a pooler of one has none while a check is under way.
+        self._migrations: list[MigrationStatus] | FareboxError
+        try:
+            self._migrations = status(dsn)
+        except FareboxError as error:
+            self._migrations = error
 
     def rows(self, query: str, params: Any = None) -> Rows:
         """The rows of one statement, each a dictionary."""
@@ -128,10 +134,12 @@ class Context:
         """What the SQL of this version of Farebox makes."""
         return read_expected()
 
-    @functools.cached_property
+    @property
     def migrations(self) -> list[MigrationStatus]:
-        """The migrations of this package and of the database."""
-        return status(self.dsn)
+        """The migrations of this package and of the database. Raises what kept us from reading them."""
+        if isinstance(self._migrations, FareboxError):
+            raise self._migrations
+        return self._migrations
 
     @functools.cached_property
     def is_current(self) -> bool:

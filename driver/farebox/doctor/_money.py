@@ -21,8 +21,7 @@ def _queue(context: Context) -> Iterator[Found]:
     row = context.row("select * from farebox.queue_metrics()")
     size, dead = row["size"], row["dead"]
     workers = context.row(
-        "select count(*) as alive from pg_stat_activity"
-        " where application_name like 'farebox worker%' and datname = current_database()"
+        "select value::int as alive from farebox.metrics_server() where metric = 'farebox_workers'"
     )["alive"]
     if size > limits.queue_warning:
         yield (
