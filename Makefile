@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Extra words for pytest, such as PYTEST_ARGS="-k pg18 -x".
 PYTEST_ARGS ?=
-BENCH ?= core
+BENCH ?= scenario pg15 create --floor
 
 .DELETE_ON_ERROR:
 # Linters, then tests, whatever -j says: the closing line of pytest is the last word.
@@ -37,7 +37,7 @@ apt: .venv/.dev ## what the tests need from Debian; .ci/debian-packages lists it
 	@.ci/debian-packages
 	@.ci/newer-pgbouncer .venv/pgbouncer
 
-bench: .venv/.bench ## a benchmark: make bench BENCH=core
+bench: .venv/.bench ## a benchmark: make bench BENCH="queue_rate --what fairness"
 	$(BIN)/python -m tests.bench $(BENCH)
 
 migration: .venv/.dev ## freeze what changed in db/: NAME=verb-object; without it the unreleased ones anew
@@ -50,7 +50,7 @@ clean: ## remove the virtual environment and what tools leave behind; data of th
 # One stamp for each set of extras: nothing is asked of a registry while pyproject.toml stays as it is.
 .venv/.run: EXTRAS = embedded
 .venv/.dev: EXTRAS = embedded,dev
-.venv/.bench: EXTRAS = bench
+.venv/.bench: EXTRAS = embedded,bench
 .venv/.run .venv/.dev .venv/.bench: pyproject.toml
 	@PYTHON="$(PYTHON)" .ci/setup "$(EXTRAS)"
 	@touch $@

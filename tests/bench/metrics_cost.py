@@ -17,7 +17,7 @@ import time
 import urllib.request
 from typing import Final
 
-from tests.bench.core import Catalog
+from farebox.bench.payments import new_batches, open_companies, texts
 from tests.bench.support import bench_database
 from tests.cli.commands import start
 from tests.support.database import Database
@@ -82,9 +82,7 @@ def main(argv: list[str]) -> None:
     scrapes: dict[str, list[float]] = {mode: [] for mode in _MODES}
 
     with bench_database(args.server) as db:
-        with db.connect(autocommit=True) as conn:
-            catalog = Catalog.make(conn, 10)
-        templates = [json.dumps(catalog.requests(_BATCH, coded=0.5)) for _ in range(50)]
+        templates = texts(new_batches(open_companies(db.dsn, 10), 50 * _BATCH, _BATCH, coded=0.5))
         exporter = start("metrics", "--serve", "127.0.0.1:0", "--json", dsn=db.dsn)
         try:
             assert exporter.stdout is not None

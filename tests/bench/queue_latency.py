@@ -13,17 +13,17 @@ import random
 import time
 from collections.abc import Sequence
 
-import psycopg
-
 from farebox import AsyncFarebox
-from tests.bench.core import Catalog
+from farebox.bench.payments import Seller, open_companies, payment_of
 from tests.bench.queue_rate import worker_process
 from tests.bench.support import bench_database
 
 
-async def _run(dsn: str, catalog: Catalog, rate: float, seconds: float) -> tuple[list[float], list[float]]:
+async def _run(
+    dsn: str, sellers: Sequence[Seller], rate: float, seconds: float
+) -> tuple[list[float], list[float]]:
     """The milliseconds to the acknowledgement and to the ticket, of each request."""
-    requests = catalog.requests(int(rate * seconds))
+    requests = [payment_of(random.choice(sellers)) for _ in range(int(rate * seconds))]
     stored: list[float] = []
     settled: list[float] = []
 
@@ -35,7 +35,7 @@ async def _run(dsn: str, catalog: Catalog, rate: float, seconds: float) -> tuple
         settled.append(time.perf_counter() - due)
 
     async with AsyncFarebox(dsn, timeout=120) as farebox:
-        await one(farebox, catalog.requests(1)[0], time.perf_counter())
+        await one(farebox, payment_of(sellers[0]), time.perf_counter())
         stored.clear()
         settled.clear()
         due = time.perf_counter()
@@ -64,12 +64,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     args = parser.parse_args(arguments)
     with bench_database(args.server) as db:
-        with psycopg.connect(db.dsn, autocommit=True) as conn:
-            catalog = Catalog.make(conn, 20)
+        sellers = open_companies(db.dsn, 20)
         with worker_process(db.dsn):
-            asyncio.run(_run(db.dsn, catalog, 500, 2))  # past the careful start
+            asyncio.run(_run(db.dsn, sellers, 500, 2))  # past the careful start
             for rate in args.rates.split(","):
-                stored, settled = asyncio.run(_run(db.dsn, catalog, float(rate), args.seconds))
+                stored, settled = asyncio.run(_run(db.dsn, sellers, float(rate), args.seconds))
                 print(f"{args.server}, {rate}/s, load {os.getloadavg()[0]:.1f}:")
                 print("  " + _shown("acknowledged after", stored))
                 print("  " + _shown("ticket after", settled))

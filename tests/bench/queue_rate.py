@@ -11,7 +11,6 @@
 
 import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 
 import psycopg
 
-from tests.bench.core import Catalog
+from farebox.bench.payments import Seller, new_batches, open_companies, texts
 from tests.bench.support import bench_database
 from tests.support.database import Database
 
@@ -33,9 +32,12 @@ _CREATE = "select count(*) from farebox.create_tickets(%s)"
 _PROCESS = "select taken from farebox.process_ticket_queue(%s)"
 
 
-def batches(catalog: Catalog, count: int, size: int) -> list[str]:
+Sellers = Sequence[Seller]
+
+
+def batches(sellers: Sellers, count: int, size: int) -> list[str]:
     """So many new payments in batches, as text."""
-    return [json.dumps(catalog.requests(size)) for _ in range(count // size)]
+    return texts(new_batches(sellers, count, size))
 
 
 def send(dsn: str, statement: str, payloads: Sequence[str]) -> None:
@@ -71,17 +73,17 @@ def together(*jobs: tuple[Callable[..., None], tuple[Any, ...]]) -> float:
 _FORK = multiprocessing.get_context("fork")
 
 
-def _direct(db: Database, catalog: Catalog, count: int, size: int) -> float:
-    payloads = batches(catalog, count, size)
+def _direct(db: Database, sellers: Sellers, count: int, size: int) -> float:
+    payloads = batches(sellers, count, size)
     half = len(payloads) // 2
     return count / together(
         (send, (db.dsn, _CREATE, payloads[:half])), (send, (db.dsn, _CREATE, payloads[half:]))
     )
 
 
-def _stored_and_processed(db: Database, catalog: Catalog, count: int, size: int) -> float:
+def _stored_and_processed(db: Database, sellers: Sellers, count: int, size: int) -> float:
     """Two producers and two workers at the same time, until all are tickets."""
-    payloads = batches(catalog, count, size)
+    payloads = batches(sellers, count, size)
     half = len(payloads) // 2
     stored = _FORK.Event()
 
@@ -92,18 +94,18 @@ def _stored_and_processed(db: Database, catalog: Catalog, count: int, size: int)
     return count / together((produce, ()), (drain, (db.dsn, size, stored)), (drain, (db.dsn, size, stored)))
 
 
-def direct(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+def direct(db: Database, sellers: Sellers, args: argparse.Namespace) -> None:
     """End to end against create_tickets."""
     for size in (100, 500):
         rates: dict[str, list[float]] = {"direct": [], "queue": []}
         for _ in range(args.rounds):
-            rates["direct"].append(_direct(db, catalog, args.count, size))
-            rates["queue"].append(_stored_and_processed(db, catalog, args.count, size))
+            rates["direct"].append(_direct(db, sellers, args.count, size))
+            rates["queue"].append(_stored_and_processed(db, sellers, args.count, size))
         one, other = (statistics.median(rates[name]) for name in ("direct", "queue"))
         print(f"batch {size}: direct {one:,.0f}/s, stored and processed {other:,.0f}/s: {other / one:.2f}")
 
 
-def snapshot(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+def snapshot(db: Database, sellers: Sellers, args: argparse.Namespace) -> None:
     """Stored and processed, for --seconds, in turn in two databases: one has an old snapshot held.
 
     A snapshot keeps dead rows only in its own database. Both grow alike, and whatever else slows the machine
@@ -111,15 +113,14 @@ def snapshot(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
     """
     db.server.create_database("beside")
     beside = Database(db.server, "beside")
-    with psycopg.connect(beside.dsn, autocommit=True) as conn:
-        other = Catalog.make(conn, len(catalog.places))
+    other = open_companies(beside.dsn, len(sellers))
     with psycopg.connect(db.dsn) as old:
         old.execute("set transaction isolation level repeatable read")
         old.execute("select count(*) from farebox.companies")
         began = time.monotonic()
         rates: list[tuple[float, float]] = []
         while time.monotonic() - began < args.seconds:
-            held = _stored_and_processed(db, catalog, args.count, 100)
+            held = _stored_and_processed(db, sellers, args.count, 100)
             rates.append((held, _stored_and_processed(beside, other, args.count, 100)))
         [(dead, size)] = db.execute(
             "select dead_tuples, pg_total_relation_size('farebox.ticket_queue') >> 20"
@@ -161,8 +162,8 @@ def _until_empty(db: Database) -> None:
         time.sleep(0.1)
 
 
-def _produce(db: Database, catalog: Catalog, count: int) -> float:
-    payloads = batches(catalog, count, 1)
+def _produce(db: Database, sellers: Sellers, count: int) -> float:
+    payloads = batches(sellers, count, 1)
     begin = _FORK.Barrier(65)
     producers = [
         _FORK.Process(target=_one_by_one, args=(db.dsn, payloads[number::64], begin)) for number in range(64)
@@ -178,12 +179,12 @@ def _produce(db: Database, catalog: Catalog, count: int) -> float:
     return count / seconds
 
 
-def producers(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+def producers(db: Database, sellers: Sellers, args: argparse.Namespace) -> None:
     """64 producers and a worker process, with notifications and without, in turn."""
     source = db.value("select pg_get_functiondef('farebox._wake_workers'::regproc)")
     rates: dict[bool, list[float]] = {True: [], False: []}
     with worker_process(db.dsn):
-        send(db.dsn, _ENQUEUE, batches(catalog, 1_000, 1))  # past the careful start
+        send(db.dsn, _ENQUEUE, batches(sellers, 1_000, 1))  # past the careful start
         _until_empty(db)
         for number in range(args.rounds):
             # Who goes first changes: the tables grow.
@@ -193,7 +194,7 @@ def producers(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
                         "create or replace function farebox._wake_workers() returns void language sql"
                         " as $$ select $$"
                     )
-                rates[notify].append(_produce(db, catalog, 12_800))
+                rates[notify].append(_produce(db, sellers, 12_800))
                 db.execute(source)
     on, off = statistics.median(rates[True]), statistics.median(rates[False])
     ratio = statistics.median(one / other for one, other in zip(rates[True], rates[False], strict=True))
@@ -216,10 +217,10 @@ def _cpu_seconds(db: Database) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def backlog(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+def backlog(db: Database, sellers: Sellers, args: argparse.Namespace) -> None:
     """A million waiting, drained by two workers; in each tenth the rate and what it costs the processors."""
     for _ in range(args.backlog // 100_000):
-        payloads = batches(catalog, 100_000, 1_000)
+        payloads = batches(sellers, 100_000, 1_000)
         together((send, (db.dsn, _ENQUEUE, payloads[:50])), (send, (db.dsn, _ENQUEUE, payloads[50:])))
     workers = [_FORK.Process(target=drain, args=(db.dsn, 100)) for _ in range(2)]
     began, left, used = time.monotonic(), args.backlog, 0.0
@@ -241,9 +242,9 @@ def backlog(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
     print(f"  processor time of the two sessions: {' '.join(costs)} us a request")
 
 
-def fairness(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
+def fairness(db: Database, sellers: Sellers, args: argparse.Namespace) -> None:
     """Single requests of another company while two workers drain a backlog of 100,000."""
-    big, small = Catalog(catalog.places[:1]), Catalog(catalog.places[1:])
+    big, small = sellers[:1], sellers[1:]
     payloads = batches(big, 100_000, 1_000)
     send(db.dsn, _ENQUEUE, payloads)
     workers = [_FORK.Process(target=drain, args=(db.dsn, 100)) for _ in range(2)]
@@ -252,9 +253,7 @@ def fairness(db: Database, catalog: Catalog, args: argparse.Namespace) -> None:
     times: list[float] = []
     while db.value("select farebox.queue_size()") > 20_000:
         began = time.monotonic()
-        [[queue_id]] = db.execute(
-            "select queue_id from farebox.enqueue_tickets(%s)", [json.dumps(small.requests(1))]
-        )
+        [[queue_id]] = db.execute("select queue_id from farebox.enqueue_tickets(%s)", batches(small, 1, 1))
         while db.execute("select from farebox.ticket_queue where id = %s", [queue_id]):
             time.sleep(0.001)
         times.append((time.monotonic() - began) * 1e3)
@@ -281,8 +280,7 @@ def main(arguments: Sequence[str]) -> None:
     args = parser.parse_args(arguments)
     for what in args.what.split(","):
         with bench_database(args.server, max_connections=150) as db:
-            with psycopg.connect(db.dsn, autocommit=True) as conn:
-                catalog = Catalog.make(conn, 20)
+            sellers = open_companies(db.dsn, 20)
             print(f"{args.server}, load {os.getloadavg()[0]:.1f}, {what}")
-            kinds[what](db, catalog, args)
+            kinds[what](db, sellers, args)
             db.close()

@@ -6,6 +6,7 @@ import logging
 
 import click
 
+from farebox.cli.bench import bench
 from farebox.cli.catalog import code, company, route
 from farebox.cli.completion import completion
 from farebox.cli.demo import demo
@@ -52,6 +53,7 @@ for _command in (
     *(create, import_payments),
     *(unapplied, records, verify),
     *(doctor, maintain, metrics, top),
+    bench,
     *(enqueue, queue, worker),
     completion,
 ):

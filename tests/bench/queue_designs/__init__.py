@@ -1,7 +1,6 @@
 """Queue designs beside the queue itself, for the comparison in ``db/README.md``."""
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.bench.core import Catalog
-from tests.bench.queue_rate import drain, send, together
+from farebox.bench.payments import open_companies
+from tests.bench.queue_rate import Sellers, batches, drain, send, together
 from tests.bench.support import bench_database
 from tests.support.database import Database
 
@@ -38,9 +37,9 @@ def _both(db: Database, design: str, payloads: list[str]) -> tuple[float, float]
     return stored, together((drain, (db.dsn, 100, None, process)), (drain, (db.dsn, 100, None, process)))
 
 
-def _compare(db: Database, catalog: Catalog, design: str, args: argparse.Namespace) -> None:
+def _compare(db: Database, sellers: Sellers, design: str, args: argparse.Namespace) -> None:
     def round_of(count: int, size: int) -> tuple[float, float]:
-        payloads = [json.dumps(catalog.requests(size)) for _ in range(count // size)]
+        payloads = batches(sellers, count, size)
         stored, processed = _both(db, design, payloads)
         return count / stored, count / processed
 
@@ -78,10 +77,10 @@ def main(arguments: Sequence[str]) -> None:
     random.seed(1)
     for design, (_, _, script) in _DESIGNS.items():
         with bench_database(args.server) as db:
+            sellers = open_companies(db.dsn, 20)
             with psycopg.connect(db.dsn, autocommit=True) as conn:
-                catalog = Catalog.make(conn, 20)
                 if script is not None:
                     conn.execute((Path(__file__).parent / script).read_bytes())
             print(f"{args.server}, load {os.getloadavg()[0]:.1f}")
-            _compare(db, catalog, design, args)
+            _compare(db, sellers, design, args)
             db.close()

@@ -1,0 +1,3 @@
+class Style: ...
+
+CleanStyle: type[Style]
