@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Self, TypeVar
@@ -101,8 +101,10 @@ def creating(
 
 
 def _create(conn: Connection, text: str) -> Counter[str]:
-    """Every row of the answer is read."""
-    return Counter(row[2] for row in conn.execute(_CREATE, [text]).fetchall())
+    """The answer is received whole and its outcomes counted; no objects are made of it."""
+    result = conn.execute(_CREATE, [text]).pgresult
+    assert result is not None
+    return Counter(bytes(result.get_value(row, 2) or b"").decode() for row in range(result.ntuples))
 
 
 def compete(
@@ -147,9 +149,10 @@ def compete(
     return sum(contender.outcomes["created"] for contender in contenders)
 
 
-def _in_turn(contenders: Sequence[Contender[Any]], number: int) -> Iterator[Contender[Any]]:
+def _in_turn(contenders: Sequence[Contender[Any]], number: int) -> list[Contender[Any]]:
     """Who goes first changes: tables grow, caches fill."""
-    return iter(contenders) if number % 2 == 0 else reversed(contenders)
+    first = number % len(contenders)
+    return [*contenders[first:], *contenders[:first]]
 
 
 def _fill_in(report: Report, contenders: Sequence[Contender[Any]], times: int) -> None:

@@ -25,8 +25,8 @@ class Load:
 
     batch: int = 100
     connections: int = 1
-    rows: int = 20_000
-    rounds: int = 8
+    rows: int = 5_000
+    rounds: int = 20
     floor: bool = False
 
     def whole(self) -> Load:

@@ -116,7 +116,7 @@ _batch = click.option(
     "--batch", type=click.IntRange(4, 10_000), default=100, show_default=True, help="Payments a call."
 )
 _rows = click.option(
-    "--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Payments of each in a round."
+    "--rows", type=click.IntRange(1), default=5_000, show_default=True, help="Payments of each in a round."
 )
 _floor = click.option(
     "--floor", is_flag=True, help="COPY into copies of the same tables, by turns with the rest."
@@ -139,7 +139,7 @@ def _closed_loop(connections: int) -> Callable[[Any], Any]:
     """The options of scenarios in which contenders take turns."""
 
     def add(command: Any) -> Any:
-        for option in (_floor, _rounds(8), _rows, _connections(connections), _batch):
+        for option in (_floor, _rounds(20), _rows, _connections(connections), _batch):
             command = option(command)
         return command
 
@@ -266,7 +266,7 @@ def many_companies(
 @_batch
 @_connections(1)
 @_rows
-@_rounds(6)
+@_rounds(20)
 @click.option(
     "--sizes",
     callback=_counts(0),
@@ -308,7 +308,7 @@ def growth(
 @_batch
 @_connections(2)
 @_rows
-@_rounds(8)
+@_rounds(20)
 @_scenario
 def queue(place: Place, tell: _Tell, batch: int, connections: int, rows: int, rounds: int) -> Report:
     """Stored and processed, with as many producers as workers, beside `create_tickets`.
