@@ -107,15 +107,16 @@ def test_the_others_wait_for_how_the_first_ends(
 ) -> None:
     """Rolled back, its backend terminated, or its process killed by SIGKILL: one of those who waited creates.
 
-    Seen to fail with the index not unique: the others do not wait, or create as well; and the long batch without
-    the handler of unique_violation in _insert_tickets.
+    Seen to fail with the index not unique: the others do not wait, or create as well; and the long batch
+    without the handler of unique_violation in _insert_tickets.
     """
     if not coded:
         del payment["payment_code"]
     with _first_caller(db, payment) as (process, pid, ticket_id):
         others = [db.connect(autocommit=True) for _ in range(5)]
         calls = [calling(db, conn, payment) for conn in others[:3]]
-        # Inside batches as well, between payments of their own: a few, and as many as are written without ON CONFLICT.
+        # Inside batches as well, between payments of their own: a few, and as many as are written without
+        # ON CONFLICT.
         calls += [
             calling(db, conn, *(_similar(db, payment) for _ in range(n)), payment, _similar(db, payment))
             for conn, n in zip(others[3:], (1, 13), strict=True)
