@@ -74,8 +74,9 @@ begin
     for key share;
   end if;
 
-  -- Not for a few: their look-ups would cost more than they save, and whoever is overtaken leaves a dead row for each ticket.
-  v_is_new := v_length >= 10
+  -- See _insert_tickets. Not for a few: a statement more would cost what it saves, and whoever is overtaken leaves a dead row for
+  -- each ticket. Not for very many: by the time the last is looked up, the processor has forgotten where the first belongs.
+  v_is_new := v_length between 10 and 300
     and not exists (select from farebox.tickets as t where t.monime_transaction_id = any (v_read.transaction_ids));
 
   if not v_read.has_code then
