@@ -13,7 +13,7 @@ from uuid import UUID
 from farebox import queue_calls
 from farebox._async_part import AsyncPart
 from farebox._bulk import TicketInput
-from farebox.encoding import check_one, dump_one, encode_one, join, to_parameter
+from farebox.encoding import check_one, encode_one, join, to_parameter
 from farebox.errors import DeadlineExceededError, UsageError
 from farebox.models import TicketOutcome, TicketRequest
 from farebox.queue_models import (
@@ -92,17 +92,13 @@ class AsyncQueue(AsyncPart):
         loop = asyncio.get_running_loop()
         if self.strict(strict):
             check_one(TicketRequest, ticket)
-        payload = b""
-
-        def encode() -> bytes:
-            nonlocal payload
-            payload = dump_one(TicketRequest, ticket)
-            return payload
-
         patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
         ends_at = loop.time() + (math.inf if patience.timeout is None else patience.timeout)
         scheduler = self._live().primary
-        stored: QueueId = await scheduler.share(scheduler.requests, encode, patience)
+        caller = scheduler.share(scheduler.requests, ticket, patience)
+        stored: QueueId = await caller
+        payload = caller.payload
+        assert isinstance(payload, bytes)  # its ticket, encoded
         if wait:
             return await self._outcome(stored.queue_id, payload, ends_at - loop.time())
         return AsyncQueuedTicket(self._outcome, stored.queue_id, payload)

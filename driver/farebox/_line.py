@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from farebox._queue import Caller, Share, Unit
-from farebox.calls import Call
 from farebox.errors import FareboxError
-
-Encode = Callable[[], bytes]
-Way = Share | Call[Any]
 
 
 class Line:
     """Callers and units in the order they came; a connection takes batches and other statements in turn.
 
-    Whoever stands outside is a future and nothing more: requests are encoded when there is a place for them.
+    Whoever stands outside is a future and nothing more: tickets are encoded when there is a place for them.
     """
 
     def __init__(self, shares: Sequence[Share], places: int) -> None:
         self._shares = list(shares)
         self._places = places
         self._ready: deque[Unit] = deque()
-        self._outside: deque[tuple[Caller, Way, Encode | None]] = deque()
+        self._outside: deque[Caller] = deque()
         self._shares_first = True
         self.waiting = 0  # places taken
 
@@ -38,15 +33,16 @@ class Line:
         """How many statements would carry everybody in the queue."""
         return len(self._ready) + sum(-(-len(share.waiting) // share.limit) for share in self._shares)
 
-    def enter(self, caller: Caller, way: Way, encode: Encode | None) -> bool:
-        """Add a caller who goes with others, or by a statement of its own; whether a full batch came of it.
+    def enter(self, caller: Caller) -> bool:
+        """Add a caller; whether a full batch came of it.
 
-        Raises `InvalidRequestError` when there is a place and `encode` finds no JSON form.
+        Raises `InvalidRequestError` when there is a place and its ticket has no JSON form.
         """
         if self.full or self._outside:
-            self._outside.append((caller, way, encode))
+            self._outside.append(caller)
         else:
-            self._seat(caller, way, encode)
+            self._seat(caller)
+        way = caller.way
         return isinstance(way, Share) and len(self._outside or way.waiting) % way.limit == 0
 
     def put_back(self, unit: Unit) -> None:
@@ -58,10 +54,10 @@ class Line:
         """Let in from outside as many as have a place; whether anybody came in."""
         admitted = False
         while self._outside and not self.full:
-            caller, way, encode = self._outside.popleft()
+            caller = self._outside.popleft()
             if not caller.done():
                 try:
-                    self._seat(caller, way, encode)
+                    self._seat(caller)
                     admitted = True
                 except FareboxError as error:
                     caller.fail(error)
@@ -79,7 +75,7 @@ class Line:
         callers = [caller for unit in self._ready for caller in unit.callers]
         for share in self._shares:
             callers.extend(share.waiting)
-        callers.extend(caller for caller, _, _ in self._outside)
+        callers.extend(self._outside)
         return callers
 
     def purge(self) -> None:
@@ -102,14 +98,13 @@ class Line:
         self._outside.clear()
         self.waiting = 0
 
-    def _seat(self, caller: Caller, way: Way, encode: Encode | None) -> None:
-        if encode is not None:
-            caller.payload = encode()
-        self.waiting += 1
-        if isinstance(way, Share):
-            way.waiting.append(caller)
+    def _seat(self, caller: Caller) -> None:
+        if isinstance(caller.way, Share):
+            caller.encode()
+            caller.way.waiting.append(caller)
         else:
-            self._ready.append(Unit(way, [caller], None))
+            self._ready.append(Unit(caller.way, [caller], None))
+        self.waiting += 1
 
     def _next_batch(self, any_size: bool) -> Unit | None:
         for share in tuple(self._shares):

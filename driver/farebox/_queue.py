@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from farebox.calls import Call
-from farebox.encoding import join
+from farebox.encoding import dump_one, join
 from farebox.errors import DatabaseError, DataError, FareboxError, TransientError
+from farebox.models import TicketRequest
 
 # A batch of 1 MB requests must not grow to a gigabyte; PostgreSQL takes no more in one value.
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -44,9 +45,10 @@ class Patience:
 class Caller(asyncio.Future[Any]):
     """One waiting call, and the future it waits for: by the ten thousand, one object less counts.
 
-    `payload` is one element's JSON, or the parameters of a statement of its own. Such a statement may be
-    a chunk of a longer list: `elements` rows must come back, counted from `first`. `position` is a place
-    in the write-ahead log that the server must have replayed for its answer to count.
+    `way` is what it waits for: a batch shared with others, which its `ticket` joins when it has a place and
+    is one element's JSON, its `payload`; or a statement of its own, whose parameters the `payload` is. Such a
+    statement may be a chunk of a longer list: `elements` rows must come back, counted from `first`.
+    `position` is a place in the write-ahead log that the server must have replayed for its answer to count.
     """
 
     __slots__ = (
@@ -58,13 +60,23 @@ class Caller(asyncio.Future[Any]):
         "payload",
         "position",
         "queued_at",
+        "ticket",
         "unit",
+        "way",
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, payload: bytes | tuple[bytes | None, ...], attempts: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        way: Share | Call[Any],
+        attempts: int,
+        *,
+        ticket: Any = None,
+        payload: bytes | tuple[bytes | None, ...] = b"",
     ) -> None:
         super().__init__(loop=loop)
+        self.way = way
+        self.ticket: Any = ticket
         self.payload = payload
         self.attempts = attempts
         self.failures = 0
@@ -74,6 +86,11 @@ class Caller(asyncio.Future[Any]):
         self.elements: int | None = None
         self.position: int | None = None
         self.unit: Unit | None = None
+
+    def encode(self) -> None:
+        """Make the payload of the ticket. Raises `InvalidRequestError` for one that has no JSON form."""
+        ticket, self.ticket = self.ticket, None
+        self.payload = dump_one(TicketRequest, ticket)
 
     def may_wait(self, until: float) -> bool:
         """Whether there is an attempt left, and time for it."""

@@ -17,10 +17,11 @@ from typing import Any, Literal, TypeVar
 from farebox import calls, queue_calls
 from farebox._deadlines import Deadlines
 from farebox._dsn import Target
-from farebox._line import Encode, Line, Way
+from farebox._line import Line
 from farebox._queue import Caller, Patience, Share, Unit
 from farebox._wire import Lane, Rows, Statement
 from farebox.calls import Call
+from farebox.encoding import Element
 from farebox.errors import (
     BusyError,
     ClosedError,
@@ -95,9 +96,9 @@ class Scheduler:
 
     # -- what callers do ----------------------------------------------------------------------------------
 
-    def share(self, share: Share, encode: Encode, patience: Patience) -> Awaitable[Any]:
+    def share(self, share: Share, ticket: Element, patience: Patience) -> Caller:
         """One element of a shared batch, encoded when it has its place; the result is its row's model."""
-        return self._enter(Caller(self._loop, b"", patience.attempts), patience, share, encode)
+        return self._enter(Caller(self._loop, share, patience.attempts, ticket=ticket), patience)
 
     def run(
         self,
@@ -110,9 +111,9 @@ class Scheduler:
         position: int | None = None,
     ) -> Awaitable[list[R]]:
         """One statement of its own; the result is its rows' models. The rest is as with `Caller`."""
-        caller = Caller(self._loop, tuple(parameters), patience.attempts)
+        caller = Caller(self._loop, call, patience.attempts, payload=tuple(parameters))
         caller.first, caller.elements, caller.position = first, elements, position
-        return self._enter(caller, patience, call)
+        return self._enter(caller, patience)
 
     async def close(self, grace: float) -> None:
         """Fail what was not sent, wait up to `grace` seconds for what was, close the connections."""
@@ -142,16 +143,14 @@ class Scheduler:
         for lane in self._links:
             lane.abandon()
 
-    def _enter(
-        self, caller: Caller, patience: Patience, way: Way, encode: Encode | None = None
-    ) -> asyncio.Future[Any]:
+    def _enter(self, caller: Caller, patience: Patience) -> Caller:
         """Put the caller in line. No coroutine: this is on the path of every call."""
         if self._closed:
             raise ClosedError("the client is closed")
         if self._limits.when_full == "raise" and self._line.full:
             raise BusyError(f"{self._line.waiting} calls wait already")
         caller.queued_at = self._loop.time()
-        rush = self._line.enter(caller, way, encode)
+        rush = self._line.enter(caller)
         if patience.timeout is not None:
             caller.deadline = caller.queued_at + patience.timeout
             self._deadlines.add(caller, patience.timeout)

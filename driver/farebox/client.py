@@ -13,7 +13,6 @@ from collections.abc import (
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 from uuid import UUID
@@ -25,7 +24,7 @@ from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._core import Core, Targets
 from farebox._queue import Patience
 from farebox.calls import Call
-from farebox.encoding import check_one, dump_one, to_parameter
+from farebox.encoding import check_one, to_parameter
 from farebox.errors import ClosedError, UsageError
 from farebox.models import (
     CompanySummary,
@@ -284,7 +283,7 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         if self.strict(strict):
             check_one(TicketRequest, ticket)
         scheduler = self._live().primary
-        return scheduler.share(scheduler.tickets, partial(dump_one, TicketRequest, ticket), patience)
+        return scheduler.share(scheduler.tickets, ticket, patience)
 
     async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
         """Send one chunk of a list."""

@@ -191,7 +191,7 @@ async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
     callers = [
-        Caller(loop, payload, 3)
+        Caller(loop, share, 3, payload=payload)
         for payload in [b"x" * (MAX_BATCH_BYTES + 1), b"a", b"b", b"x" * MAX_BATCH_BYTES, b"c"]
     ]
     share.waiting.extend(callers)
@@ -206,7 +206,7 @@ async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
 async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
-    callers = [Caller(loop, b"{}", 3) for _ in range(2)]
+    callers = [Caller(loop, share, 3, payload=b"{}") for _ in range(2)]
     row: dict[str, Any] = dict.fromkeys(calls.CREATE_TICKETS.row.model_fields) | {"outcome": "rejected"}
     for ordinals in ([1], [2, 1], [1, 2, 3], [1, 1]):
         with pytest.raises(DatabaseError, match="one row for each element"):
