@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from farebox.bench.contest import Contender, compete, creating
-from farebox.bench.floor import floors
+from farebox.bench.floor import FLOOR, LEAN, floors
 from farebox.bench.payments import Payment, Seller, new_batches, open_companies, texts
 from farebox.bench.place import Place, connect
 from farebox.bench.report import Check, Report
@@ -140,6 +141,12 @@ def _run(
     tickets = compete(
         report, place.dsn, everybody, connections=load.connections, rounds=load.rounds, tell=tell
     )
+    if load.floor:
+        rates = {line.name: line.rates for line in report.lines}
+        own = rates[contenders[0].name]
+        for name in (FLOOR, LEAN):
+            ratios = [one / other for one, other in zip(own, rates[name], strict=True)]
+            report.facts[f"{contenders[0].name} over {name}"] = round(statistics.median(ratios), 3)
     report.verify(place.dsn, tickets=tickets)
     return report
 
