@@ -96,7 +96,7 @@ def _faults(plans: list[Plan]) -> list[str]:
                 found += [
                     f"{kind} over {t} in: {plan['Query Text'][:300]}" for t in sorted(_sides(node) & _BIG)
                 ]
-            # An index read from end to end is a sequential scan by another name; the queue has its ends there.
+            # An index read from end to end is a sequential scan by another name.
             by_index = ("Index" in kind and ("Index Cond" in node or id(node) in ends)) or kind in (
                 "Bitmap Heap Scan",
                 "Tid Scan",
