@@ -34,8 +34,10 @@
 \ir functions/_differing.sql
 \ir functions/_looks_replayed.sql
 \ir functions/_answer_replay.sql
+\ir functions/_batch_id.sql
 \ir functions/_read_requests.sql
 \ir functions/_look_up_codes.sql
+\ir functions/_own_requests.sql
 \ir functions/_refuse_codes.sql
 \ir functions/_allocate_codes.sql
 \ir functions/_recognise_tickets.sql

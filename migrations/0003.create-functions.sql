@@ -528,6 +528,21 @@ comment on function farebox._answer_replay(json) is 'Internal: the outcomes of a
 
 reset role;
 
+-- [copy of db/functions/_batch_id.sql]
+-- Purpose: the id from which the tickets of a batch are numbered. On a shard the router names it (db/router), so that a call that is
+--   made again after an answer was lost knows its own tickets.
+-- Returns: a time-ordered UUID; its last four digits are replaced by each element's place in the batch.
+set role farebox_owner;
+
+create function farebox._batch_id()
+returns uuid
+language sql volatile security invoker
+as $$ select farebox._uuid_v7() $$;
+
+comment on function farebox._batch_id() is 'Internal: the id from which the tickets of a batch are numbered';
+
+reset role;
+
 -- [copy of db/functions/_read_requests.sql]
 -- Purpose: the elements of a batch, each with the first reason that speaks against a ticket, by format, company and route (codes: see _look_up_codes).
 -- Parameters: p_batch, an array; p_is_clean, it comes from _clean_batch.
@@ -542,7 +557,7 @@ as $$
 declare
   -- One time-ordered id a batch, its last four digits replaced by the ordinal: drawing each by itself would cost as much as
   -- reading the element. What remains random tells batches of the same instant apart.
-  v_id_prefix text := left(farebox._uuid_v7()::text, 32);
+  v_id_prefix text := left(farebox._batch_id()::text, 32);
   v_has_number boolean;
 begin
   with element as materialized (
@@ -650,6 +665,21 @@ $$;
 
 comment on function farebox._look_up_codes(farebox._ticket_request[], boolean, timestamptz) is
   'Internal: the payment codes that requests name, each judged as it stands';
+
+reset role;
+
+-- [copy of db/functions/_own_requests.sql]
+-- Purpose: the place where a shard (db/router) refuses payments that another shard's company has bought with. Elsewhere nothing is refused.
+-- Parameters: p_requests.  Returns: the requests.
+-- Without settings of its own, so that it is inlined and costs nothing.
+set role farebox_owner;
+
+create function farebox._own_requests(p_requests farebox._ticket_request[])
+returns farebox._ticket_request[]
+language sql volatile security invoker
+as $$ select p_requests $$;
+
+comment on function farebox._own_requests(farebox._ticket_request[]) is 'Internal: where a shard refuses what is another shard''s';
 
 reset role;
 
@@ -1229,7 +1259,7 @@ begin
     return query select o.* from unnest(v_outcomes) as o;
     return;
   end if;
-  v_requests := v_read.requests;
+  v_requests := farebox._own_requests(v_read.requests);
   v_length := cardinality(v_requests);
   if v_length > 10000 then
     perform farebox._batch_length(v_batch);

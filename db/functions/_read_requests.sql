@@ -11,7 +11,7 @@ as $$
 declare
   -- One time-ordered id a batch, its last four digits replaced by the ordinal: drawing each by itself would cost as much as
   -- reading the element. What remains random tells batches of the same instant apart.
-  v_id_prefix text := left(farebox._uuid_v7()::text, 32);
+  v_id_prefix text := left(farebox._batch_id()::text, 32);
   v_has_number boolean;
 begin
   with element as materialized (

@@ -60,7 +60,7 @@ begin
     return query select o.* from unnest(v_outcomes) as o;
     return;
   end if;
-  v_requests := v_read.requests;
+  v_requests := farebox._own_requests(v_read.requests);
   v_length := cardinality(v_requests);
   if v_length > 10000 then
     perform farebox._batch_length(v_batch);

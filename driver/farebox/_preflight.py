@@ -98,6 +98,15 @@ def require_rights(conn: psycopg.Connection[Any], *, to_apply: bool) -> None:
         )
 
 
+def refuse_sharded(conn: psycopg.Connection[Any]) -> None:
+    """Raises MigrationError for a router and for a shard: their migrations belong together."""
+    if _one_row(conn, "select to_regclass('farebox.sharding') is not null")[0]:
+        raise MigrationError(
+            f"the database {conn.info.dbname} is part of a sharded installation",
+            hint="Name its router to: farebox shards migrate",
+        )
+
+
 def refuse_strange_schema(conn: psycopg.Connection[Any]) -> None:
     """Raises MigrationError when there is a schema ``farebox`` in a database with no migration noted."""
     if _one_row(conn, "select to_regnamespace('farebox') is not null")[0]:

@@ -18,7 +18,7 @@ from yoyo.exceptions import BadMigration
 from yoyo.migrations import Migration
 
 from farebox._migration_files import MigrationFile, read_files
-from farebox._preflight import check_server, refuse_strange_schema, require_rights
+from farebox._preflight import check_server, refuse_sharded, refuse_strange_schema, require_rights
 from farebox._script import script
 from farebox._yoyo import DDL_LOCK_SECONDS, SCHEMA, Backend
 from farebox.errors import FareboxError, MigrationError, map_error
@@ -43,13 +43,19 @@ class MigrationStatus:
 
 
 def apply(
-    dsn: str, *, target: str | None = None, folder: Path | None = None, lock_seconds: float = LOCK_SECONDS
+    dsn: str,
+    *,
+    target: str | None = None,
+    folder: Path | None = None,
+    lock_seconds: float = LOCK_SECONDS,
+    sharded: bool = False,
 ) -> list[str]:
     """Applies what is pending, up to and including ``target`` (an id or its number; default: everything).
 
     ``dsn`` is a libpq connection string or URL. Returns the ids applied, in order; an empty list when the
     database was up to date. Each migration commits by itself: after an error the ones before it stay, and a
-    second run goes on there.
+    second run goes on there. ``sharded`` is for `farebox shards migrate` alone: a router or shard has
+    functions of its own on top, which have to be loaded again.
 
     Raises MigrationError: edited or incomplete migrations, a database newer than this package or unfit for
     it, a lock that does not come free, an error of the server; PermissionDeniedError: rights that are
@@ -59,6 +65,8 @@ def apply(
     wanted = files if target is None else files[: _index(files, target) + 1]
     with _backend(dsn) as backend:
         check_server(backend.connection)
+        if not sharded:
+            refuse_sharded(backend.connection)
         require_rights(backend.connection, to_apply=True)
         backend.create_bookkeeping()
         with backend.lock(lock_seconds):
@@ -94,6 +102,7 @@ def rollback(
         _index(files, target)
     with _backend(dsn) as backend:
         check_server(backend.connection)
+        refuse_sharded(backend.connection)
         require_rights(backend.connection, to_apply=False)
         if not _has_bookkeeping(backend.connection):
             return []

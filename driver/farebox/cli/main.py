@@ -19,6 +19,7 @@ from farebox.cli.operations import records, unapplied, verify
 from farebox.cli.output import EXIT_CODES_HELP
 from farebox.cli.queue import enqueue, queue
 from farebox.cli.session import RootGroup
+from farebox.cli.shards import shards
 from farebox.cli.tickets import create, import_payments
 from farebox.cli.top import top
 from farebox.cli.worker import worker
@@ -55,6 +56,7 @@ for _command in (
     *(doctor, maintain, metrics, top),
     bench,
     *(enqueue, queue, worker),
+    shards,
     completion,
 ):
     cli.add_command(_command)

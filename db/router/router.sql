@@ -1,0 +1,31 @@
+-- What makes a Farebox database a router, on top of db/farebox.sql: the same functions, answered by the shards. `farebox shards` loads
+-- it; loading it again changes nothing.
+\ir shared/sharding.sql
+\ir shared/_partition_of.sql
+\ir router/shards.sql
+\ir router/types.sql
+\ir router/_refuse_rows.sql
+\ir router/_refuse_strict_isolation.sql
+\ir router/_shard_errors.sql
+\ir router/stubs.sql
+\ir router/_shards_down.sql
+\ir router/_read_routes.sql
+\ir router/_segments.sql
+\ir router/_claim_subjects.sql
+\ir router/_create_routed.sql
+\ir router/_ticket_of.sql
+\ir router/_resolve_elsewhere.sql
+\ir router/create_tickets.sql
+\ir router/enqueue_tickets.sql
+\ir router/queued_outcomes.sql
+\ir router/_change_catalog.sql
+\ir router/apply_unapplied_payments.sql
+\ir router/process_ticket_queue.sql
+\ir router/begin_queued_request.sql
+\ir router/queue_operations.sql
+\ir router/queue_metrics.sql
+\ir router/metrics.sql
+\ir router/get_ticket.sql
+\ir router/bind_company_login.sql
+\ir router/verify.sql
+\ir router/grants.sql

@@ -1,0 +1,72 @@
+-- Purpose: as db/functions/apply_unapplied_payments.sql, over all shards that answer.
+-- Parameters, returns, raises: as there.
+set role farebox_owner;
+
+create or replace function farebox.apply_unapplied_payments(p_limit int default 1000, p_reason text default null)
+returns setof farebox.ticket_outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_at int;
+  v_requests text[] := '{}';
+  v_seen timestamptz[] := '{}';
+  v_ids text[] := '{}';
+  v_ats int[] := '{}';
+  v_page record;
+  v_outcomes farebox.ticket_outcome[];
+  v_open record;
+  v_ticket_id uuid;
+begin
+  perform farebox._check_limit(p_limit, 10000);
+
+  for v_at in select distinct p.at from farebox.partitions as p where p.at <> all (farebox._shards_down()) order by p.at loop
+    begin
+      select array_agg(o.last_seen_at) as seen, array_agg(o.monime_transaction_id) as ids, array_agg(o.request::text) as requests,
+        array_agg(v_at) as ats
+      into v_page
+      from farebox._at_open_payments(v_at, p_limit, p_reason) as o;
+      v_seen := v_seen || v_page.seen;
+      v_ids := v_ids || v_page.ids;
+      v_requests := v_requests || v_page.requests;
+      v_ats := v_ats || v_page.ats;
+    exception when others or query_canceled then
+      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+      perform farebox._is_lost(v_at);
+    end;
+  end loop;
+
+  select array_agg(r.ids order by r.seen, r.ids), array_agg(r.ats order by r.seen, r.ids), array_agg(r.requests order by r.seen, r.ids)
+  into v_ids, v_ats, v_requests
+  from (
+    select r.* from unnest(v_seen, v_ids, v_ats, v_requests) as r(seen, ids, ats, requests)
+    order by r.seen, r.ids
+    limit p_limit) as r;
+  if v_ids is null then
+    return;
+  end if;
+  v_outcomes := array(
+    select o from farebox.create_tickets(('[' || array_to_string(v_requests, ',') || ']')::json) as o);
+
+  -- A loop over those whose ticket another company has: what a lost call or shard left open, where the request has no company itself.
+  for v_open in
+    select i.id, i.at, o.ordinal
+    from unnest(v_ids, v_ats) with ordinality as i(id, at, ordinal)
+    join unnest(v_outcomes) as o on o.ordinal = i.ordinal
+    where o.reason = 'company_id_invalid' and (select s.has_registry from farebox.sharding as s)
+  loop
+    begin
+      v_ticket_id := farebox._ticket_of(v_open.id);
+      if v_ticket_id is not null then
+        perform farebox._at_resolve(v_open.at, v_open.id, v_ticket_id);
+      end if;
+    exception when others or query_canceled then
+      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+    end;
+  end loop;
+  return query select o.* from unnest(v_outcomes) as o order by o.ordinal;
+end
+$$;
+
+reset role;

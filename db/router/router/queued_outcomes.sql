@@ -1,0 +1,51 @@
+-- Purpose: as db/functions/queued_outcomes.sql, over all shards. Requests of a lost shard wait, as it seems from here.
+-- Raises: TK001, TK002, TK003.
+set role farebox_owner;
+
+create or replace function farebox.queued_outcomes(p_queue_ids bigint[], p_batch json)
+returns setof farebox.ticket_outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set jit = off
+as $$
+declare
+  v_elements farebox._routed_element[];
+  v_down int[] := farebox._shards_down();
+  v_part record;
+  v_ids text[];
+  v_outcomes farebox.ticket_outcome[] := '{}';
+begin
+  v_elements := farebox._route_requests(p_batch);
+  if p_queue_ids is null or cardinality(p_queue_ids) <> cardinality(v_elements) then
+    raise exception using errcode = 'TK003',
+      message = format('%s queue ids for %s requests', coalesce(cardinality(p_queue_ids)::text, 'null'), cardinality(v_elements)),
+      hint = 'pass the id of each request';
+  end if;
+  v_part := farebox._parts(v_elements, '{}', v_down);
+  if v_part.ats is null then
+    return;
+  end if;
+  v_ids := array(
+    select (select array_agg(p_queue_ids[e.ordinal] order by e.ordinal) from unnest(v_elements) as e where e.at = a.at)::text
+    from unnest(v_part.ats) with ordinality as a(at, place)
+    order by a.place);
+  begin
+    v_outcomes := array(select o from farebox._at_queued_outcomes(v_part.ats, v_part.ordinals, v_ids, v_part.batches) as o);
+  exception when others or query_canceled then
+    perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+    for i in 1 .. cardinality(v_part.ats) loop
+      begin
+        v_outcomes := v_outcomes || array(
+          select o from farebox._at_queued_outcomes(v_part.ats[i:i], v_part.ordinals[i:i], v_ids[i:i], v_part.batches[i:i]) as o);
+      exception when others or query_canceled then
+        perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+        perform farebox._is_lost(v_part.ats[i]);
+      end;
+    end loop;
+  end;
+  return query select o.* from unnest(v_outcomes) as o order by o.ordinal;
+end
+$$;
+
+reset role;

@@ -1,0 +1,23 @@
+-- What makes a Farebox database a shard, on top of db/farebox.sql. `farebox shards` loads it; loading it again changes nothing.
+\ir shared/sharding.sql
+\ir shared/_partition_of.sql
+\ir shard/own_partitions.sql
+\ir shard/claims.sql
+\ir shard/foreign_subjects.sql
+\ir shard/_own_partition.sql
+\ir shard/_refuse_foreign_company.sql
+\ir shard/_require_partitions.sql
+\ir shard/_batch_id.sql
+\ir shard/_own_requests.sql
+\ir shard/_shard_claim.sql
+\ir shard/_shard_yield.sql
+\ir shard/_shard_take_over.sql
+\ir shard/_shard_create_tickets.sql
+\ir shard/_shard_enqueue_tickets.sql
+\ir shard/_shard_queued_outcomes.sql
+\ir shard/_shard_change_catalog.sql
+\ir shard/_shard_resolve.sql
+\ir shard/_shard_open_payments.sql
+\ir shard/_shard_ticket_of.sql
+\ir shard/_shard_registry_pages.sql
+\ir shard/_shard_registry_checks.sql

@@ -1,0 +1,35 @@
+-- Purpose: the router's part of a batch is stored in this shard's queue.
+-- Parameters: one element each, as _shard_create_tickets; p_denied, payments that are another shard's company's: {"pay-1": 3}. They are
+--   stored all the same, and refused when they are processed.
+-- Returns: the queue ids; each shard has numbers of its own.  Raises: 55P03.
+set role farebox_owner;
+
+create or replace function farebox._shard_enqueue_tickets(p_at int[], p_partitions text[], p_ordinals text[], p_retaken text[],
+  p_denied text[], p_batches text[])
+returns table (ordinal int, queue_id bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_ordinals int[] := p_ordinals[1]::int[];
+begin
+  perform farebox._require_partitions(p_partitions[1]::int[]);
+  if p_retaken[1] <> '{}' then
+    delete from farebox.foreign_subjects as f
+    using json_each_text(p_retaken[1]::json) as r(subject, number)
+    where f.subject = r.subject collate "C" and f.kind = 'p' and f.number < r.number::int;
+  end if;
+  if p_denied[1] <> '{}' then
+    insert into farebox.foreign_subjects as f (kind, subject, number, since)
+    select 'p', d.subject, d.number::int, farebox._now() from json_each_text(p_denied[1]::json) as d(subject, number)
+    on conflict (subject, kind) do update set number = greatest(f.number, excluded.number);
+  end if;
+  return query select v_ordinals[q.ordinal], q.queue_id from farebox.enqueue_tickets(p_batches[1]::json) as q;
+end
+$$;
+
+comment on function farebox._shard_enqueue_tickets(int[], text[], text[], text[], text[], text[]) is
+  'For the router: its part of a batch is stored in the queue';
+
+reset role;

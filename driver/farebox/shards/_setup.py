@@ -1,0 +1,315 @@
+"""Makes routers and shards: `farebox shards init` and `add`. Each step can be repeated."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+
+from farebox import migrate
+from farebox.errors import ConfigurationError, MigrationError, PermissionDeniedError
+from farebox.schema import load_layer
+from farebox.shards._layout import (
+    PARTITIONS,
+    QUEUE_ID_BITS,
+    Layout,
+    Shard,
+    ShardDsn,
+    connect,
+    read_layout,
+    router_options,
+)
+
+Connection = psycopg.Connection[Any]
+
+STATEMENT_SECONDS = 30
+"""How long a statement of the router may take on a shard, but for those that read whole tables."""
+
+
+def init(
+    router_dsn: str, shards: Sequence[ShardDsn], *, partitions: int = PARTITIONS, registry: bool = True
+) -> Layout:
+    """Makes the database of `router_dsn` the router of `shards`, over which the partitions are spread.
+
+    Databases without Farebox are migrated; a shard may have companies if they are all its own. Run it again
+    after a failure: it goes on. Raises ConfigurationError, MigrationError, PermissionDeniedError.
+    """
+    if not 1 <= len(shards) <= partitions:
+        raise ConfigurationError(f"1 to {partitions} shards can share {partitions} partitions")
+    if len({shard.name for shard in shards}) < len(shards) or len({shard.place for shard in shards}) < len(
+        shards
+    ):
+        raise ConfigurationError("each shard needs a name and a database of its own")
+    with connect(router_dsn) as router:
+        _require_superuser(router)
+        _migrate_if_blank(router_dsn, router)
+        try:
+            layout = read_layout(router)
+        except ConfigurationError:
+            places = [
+                Shard(
+                    number,
+                    shard.name,
+                    shard.place,
+                    shard.place_via,
+                    tuple(p for p in range(partitions) if p * len(shards) // partitions == number - 1),
+                )
+                for number, shard in enumerate(shards, 1)
+            ]
+            layout = Layout(uuid4(), partitions, registry, tuple(places))
+        if [shard.place for shard in layout.shards] != [shard.place for shard in shards]:
+            raise ConfigurationError(
+                "this database is the router of other shards already",
+                hint="farebox shards status shows them; farebox shards add adds one.",
+            )
+        _refuse_data(router, "this database has companies of its own: it cannot become a router")
+        password = _password(router) or secrets.token_urlsafe(24)
+        # Noted first, so that a second run after a failure is about the same installation.
+        make_router(router, layout, password)
+        for shard, given in zip(layout.shards, shards, strict=True):
+            make_shard(given.dsn, layout, shard, password)
+    return layout
+
+
+def add(router_dsn: str, new: ShardDsn) -> Layout:
+    """Adds a shard without partitions; `move` brings it some. Raises as `init`."""
+    with connect(router_dsn) as router:
+        _require_superuser(router)
+        layout = read_layout(router)
+        known = [shard for shard in layout.shards if shard.name == new.name]
+        if known and known[0].place != new.place:
+            raise ConfigurationError(f"there is a shard {new.name!r} already, elsewhere")
+        if not known:
+            number = max(shard.number for shard in layout.shards) + 1
+            shard = Shard(number, new.name, new.place, new.place_via, ())
+            layout = Layout(
+                layout.cluster_id, layout.partitions, layout.has_registry, (*layout.shards, shard)
+            )
+        password = router_password(router)
+        make_shard(new.dsn, layout, layout.shard(new.name), password)
+        make_router(router, layout, password)
+    return layout
+
+
+def make_shard(dsn: str, layout: Layout, shard: Shard, password: str) -> None:
+    """Makes the database of `dsn` that shard, or brings it up to date."""
+    with connect(dsn) as conn:
+        _migrate_if_blank(dsn, conn)
+        _refuse_other_cluster(conn, layout, shard)
+        with conn.transaction():
+            _make_mask(conn, layout)
+            load_layer(conn, "shard.sql")
+            _note(conn, layout, shard.number)
+            if not conn.execute("select from farebox.own_partitions").rowcount:
+                conn.execute(
+                    "insert into farebox.own_partitions (partition) select unnest(%s::int[])",
+                    [list(shard.partitions)],
+                )
+            _refuse_foreign_companies(conn)
+            first = shard.number << QUEUE_ID_BITS
+            conn.execute(
+                "select setval('farebox.ticket_queue_ids', %s)"
+                " from farebox.ticket_queue_ids where last_value < %s",
+                [first, first],
+            )
+            _make_login(conn, layout.login, password)
+
+
+def make_router(conn: Connection, layout: Layout, password: str) -> None:
+    """Makes the database of `conn` the router of `layout`, or brings it up to date."""
+    with conn.transaction():
+        conn.execute("create extension if not exists plproxy")
+        _make_mask(conn, layout)
+        _make_servers(conn, layout, password)
+        load_layer(conn, "router.sql")
+        _note(conn, layout, None)
+        write_map(conn, layout)
+
+
+def write_map(conn: Connection, layout: Layout) -> None:
+    """Writes the map: tables, and the foreign servers that PL/Proxy reads. In the caller's transaction."""
+    for shard in layout.shards:
+        conn.execute(
+            "insert into farebox.shards (shard, name, conninfo, conninfo_via) values (%s, %s, %s, %s)"
+            " on conflict (shard) do update set name = excluded.name, conninfo = excluded.conninfo,"
+            " conninfo_via = excluded.conninfo_via",
+            [shard.number, shard.name, shard.place, shard.place_via],
+        )
+        conn.execute(
+            sql.SQL("create sequence if not exists farebox.{} as bigint minvalue 0 start 0").format(
+                sql.Identifier(f"shard_{shard.number}_down_until")
+            )
+        )
+        conn.execute(
+            sql.SQL("alter sequence farebox.{} owner to farebox_owner").format(
+                sql.Identifier(f"shard_{shard.number}_down_until")
+            )
+        )
+        conn.execute(
+            "insert into farebox.partitions (partition, shard, at) select unnest(%s::int[]), %s, %s"
+            " on conflict (partition) do update set shard = excluded.shard, at = excluded.at",
+            [list(shard.partitions), shard.number, shard.at],
+        )
+    looks = sql.SQL(" union all ").join(
+        sql.SQL("select {}, {}, s.last_value from farebox.{} as s").format(
+            sql.Literal(shard.number),
+            sql.Literal(shard.at),
+            sql.Identifier(f"shard_{shard.number}_down_until"),
+        )
+        for shard in layout.shards
+        if shard.partitions
+    )
+    conn.execute(
+        sql.SQL(
+            "create or replace function farebox._down_untils()"
+            " returns table (shard int, at int, until bigint)"
+            " language sql volatile as {}; alter function farebox._down_untils() owner to farebox_owner;"
+            " revoke execute on function farebox._down_untils() from public"
+        ).format(sql.Literal(looks.as_string(conn)))
+    )
+    for server, options in router_options(layout).items():
+        known = conn.execute(
+            "select coalesce((select array_agg(split_part(o, '=', 1)) from unnest(s.srvoptions) as o), '{}')"
+            " from pg_foreign_server as s where s.srvname = %s",
+            [server],
+        ).fetchone()
+        assert known is not None
+        changes = sql.SQL(", ").join(
+            sql.SQL("{} {} {}").format(
+                sql.SQL("set" if key in known[0] else "add"), sql.Identifier(key), sql.Literal(value)
+            )
+            for key, value in sorted(options.items(), key=lambda item: int(item[0][1:]))
+        )
+        conn.execute(sql.SQL("alter server {} options ({})").format(sql.Identifier(server), changes))
+
+
+def _make_servers(conn: Connection, layout: Layout, password: str) -> None:
+    """The foreign servers with their partitions in order, and the login to them for farebox_owner alone."""
+    for server, options in router_options(layout).items():
+        name = sql.Identifier(server)
+        if not conn.execute("select from pg_foreign_server where srvname = %s", [server]).rowcount:
+            parts = sql.SQL(", ").join(
+                sql.SQL("{} {}").format(sql.Identifier(key), sql.Literal(value))
+                for key, value in sorted(options.items(), key=lambda item: int(item[0][1:]))
+            )
+            conn.execute(
+                sql.SQL("create server {} foreign data wrapper plproxy options ({})").format(name, parts)
+            )
+        conn.execute(sql.SQL("grant usage on foreign server {} to farebox_owner").format(name))
+        conn.execute(sql.SQL("drop user mapping if exists for farebox_owner server {}").format(name))
+        conn.execute(
+            sql.SQL("create user mapping for farebox_owner server {} options (user {}, password {})").format(
+                name, sql.Literal(layout.login), sql.Literal(password)
+            )
+        )
+
+
+def _password(conn: Connection) -> str | None:
+    row = conn.execute(
+        "select substring(o from 10) from pg_user_mappings as m, unnest(m.umoptions) as o"
+        " where m.srvname = 'farebox' and o like 'password=%'"
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def router_password(conn: Connection) -> str:
+    """The password of the router's login, which only a superuser of the router reads."""
+    password = _password(conn)
+    if password is None:
+        raise ConfigurationError(
+            "the router's login to its shards cannot be read",
+            hint="A superuser of the router can; or run farebox shards init.",
+        )
+    return password
+
+
+def _make_mask(conn: Connection, layout: Layout) -> None:
+    """The number of partitions, as the constant of a function: it is asked for each payment."""
+    conn.execute(
+        sql.SQL(
+            "create or replace function farebox._partition_mask()"
+            " returns int language sql immutable parallel safe"
+            " as {}; alter function farebox._partition_mask() owner to farebox_owner;"
+            " revoke execute on function farebox._partition_mask() from public;"
+            " comment on function farebox._partition_mask() is 'Internal: the number of partitions less one'"
+        ).format(sql.Literal(f"select {layout.partitions - 1}"))
+    )
+
+
+def _make_login(conn: Connection, login: str, password: str) -> None:
+    """The router's login: a member of the groups for applications, workers and administrators."""
+    name = sql.Identifier(login)
+    if not conn.execute("select from pg_roles where rolname = %s", [login]).rowcount:
+        try:
+            with conn.transaction():
+                conn.execute(sql.SQL("create role {} login").format(name))
+        except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+            pass  # another shard on the same server was faster
+    secret = conn.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+    conn.execute(sql.SQL("alter role {} password {}").format(name, sql.Literal(secret)))
+    conn.execute(
+        sql.SQL("alter role {} set statement_timeout = {}").format(name, sql.Literal(f"{STATEMENT_SECONDS}s"))
+    )
+    conn.execute(sql.SQL("grant farebox_app, farebox_worker, farebox_admin to {}").format(name))
+    functions = conn.execute(
+        "select oid::regprocedure::text from pg_proc"
+        " where pronamespace = 'farebox'::regnamespace and starts_with(proname, '_shard_')"
+    ).fetchall()
+    for (function,) in functions:
+        conn.execute(sql.SQL("grant execute on function {} to {}").format(sql.SQL(function), name))
+
+
+def _note(conn: Connection, layout: Layout, number: int | None) -> None:
+    conn.execute(
+        "insert into farebox.sharding (cluster_id, is_router, shard, partitions, has_registry)"
+        " values (%s, %s, %s, %s, %s) on conflict (only_row) do nothing",
+        [layout.cluster_id, number is None, number, layout.partitions, layout.has_registry],
+    )
+
+
+def _migrate_if_blank(dsn: str, conn: Connection) -> None:
+    if conn.execute("select where to_regnamespace('farebox') is null").rowcount:
+        migrate.apply(dsn)
+
+
+def _require_superuser(conn: Connection) -> None:
+    [may] = conn.execute("select rolsuper from pg_roles where rolname = current_user").fetchone() or [False]
+    available = conn.execute("select from pg_available_extensions where name = 'plproxy'").rowcount
+    if not available:
+        raise ConfigurationError(
+            "PL/Proxy is not installed on the router's server",
+            hint="Debian: apt-get install postgresql-15-plproxy. Shards need nothing of it.",
+        )
+    if not may:
+        raise PermissionDeniedError(
+            f"the login {conn.info.user} is no superuser of the router's server",
+            hint="PL/Proxy is no trusted language. On shards the database's owner with CREATEROLE is enough.",
+        )
+
+
+def _refuse_data(conn: Connection, message: str) -> None:
+    if conn.execute("select from farebox.companies limit 1").rowcount:
+        raise ConfigurationError(message, hint="Make it the first shard of a new, empty router.")
+
+
+def _refuse_other_cluster(conn: Connection, layout: Layout, shard: Shard) -> None:
+    if conn.execute("select where to_regclass('farebox.sharding') is null").rowcount:
+        return
+    row = conn.execute("select cluster_id, shard from farebox.sharding").fetchone()
+    if row is not None and row != (layout.cluster_id, shard.number):
+        raise ConfigurationError(f"the database of {shard.name} belongs to another sharded installation")
+
+
+def _refuse_foreign_companies(conn: Connection) -> None:
+    foreign = conn.execute(
+        "select count(*) from farebox.companies as c where not farebox._own_partition(c.id)"
+    ).fetchone()
+    if foreign is not None and foreign[0]:
+        raise MigrationError(
+            f"{foreign[0]} companies of {conn.info.dbname} do not belong on this shard",
+            hint="Begin with this database as the only shard, then add others and move partitions.",
+        )

@@ -1,0 +1,1 @@
+"""Companies over many databases: a router with PL/Proxy and its shards, on real servers."""

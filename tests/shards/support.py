@@ -1,0 +1,239 @@
+"""A router and its shards for tests: databases of the shared server, emptied between tests."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
+
+from farebox._files import db_dir
+from farebox.shards import Layout, ShardDsn, init
+from tests.support.database import Database, Parameters, Row
+from tests.support.servers import Server
+
+SHARDS = ("one", "two", "three")
+_TABLES = (
+    *("companies", "routes", "payment_codes", "tickets", "transactions", "unapplied_payments"),
+    *("company_logins", "ticket_queue", "ticket_queue_dead", "ticket_queue_pauses"),
+)
+_SHARD_TABLES = (*_TABLES, "claims", "foreign_subjects")
+
+_serial = itertools.count(1)
+
+
+_FORWARD = """
+create function shown.forward() returns trigger language plpgsql as $$
+begin
+  execute format('insert into shown.%I select ($1).*', tg_table_name || '_' || (
+    select s.name from farebox.partitions as p join farebox.shards as s on s.shard = p.shard
+    where p.partition = farebox._partition_of(to_jsonb(new) ->> tg_argv[0]))) using new;
+  return null;
+end
+$$
+"""
+
+
+class Sharded:
+    """A router and three shards, all databases of one server."""
+
+    def __init__(self, server: Server, *, registry: bool = True) -> None:
+        self.server = server
+        self.suffix = secrets.token_hex(4)
+        self.names = {name: f"shard_{name}_{self.suffix}" for name in SHARDS}
+        self.router_name = f"router_{self.suffix}"
+        for name in (self.router_name, *self.names.values()):
+            server.create_database(name)
+        self.dsn = server.dsn(self.router_name)
+        self.layout: Layout = init(
+            self.dsn,
+            [ShardDsn(name, server.dsn(database)) for name, database in self.names.items()],
+            registry=registry,
+        )
+
+    def shard_dsn(self, name: str) -> str:
+        """Of the superuser."""
+        return self.server.dsn(self.names[name])
+
+    def on(
+        self, name: str, query: LiteralString | sql.Composed, params: Parameters | None = None
+    ) -> list[Row]:
+        """Runs one statement on a shard as superuser."""
+        with psycopg.connect(self.shard_dsn(name), autocommit=True) as conn:
+            cursor = conn.execute(query, params)
+            return cursor.fetchall() if cursor.description else []
+
+    def on_all(self, query: LiteralString | sql.Composed, params: Parameters | None = None) -> list[Row]:
+        """On every shard, one after the other."""
+        return [row for name in SHARDS for row in self.on(name, query, params)]
+
+    def company_on(self, name: str) -> UUID:
+        """An id of a company, not there yet, that belongs on that shard."""
+        partitions = self.layout.shard(name).partitions
+        with psycopg.connect(self.dsn) as conn:
+            while True:
+                company = uuid4()
+                row = conn.execute("select farebox._partition_of(%s)", [str(company)]).fetchone()
+                if row is not None and row[0] in partitions:
+                    return company
+
+    def payment_at(self, name: str) -> str:
+        """A new transaction id that the registry has on that shard."""
+        partitions = self.layout.shard(name).partitions
+        with psycopg.connect(self.dsn) as conn:
+            while True:
+                payment = f"pay-{secrets.token_hex(8)}"
+                row = conn.execute("select farebox._partition_of(%s)", [payment]).fetchone()
+                if row is not None and row[0] in partitions:
+                    return payment
+
+    def clean(self) -> None:
+        """Empties all shards, and has their clocks go again."""
+        clock = (
+            (db_dir() / "functions/_now.sql")
+            .read_text()
+            .replace("create function", "create or replace function")
+        )
+        tables = sql.SQL(", ").join(sql.Identifier("farebox", name) for name in _SHARD_TABLES)
+        for name in SHARDS:
+            with psycopg.connect(self.shard_dsn(name), autocommit=True) as conn:
+                conn.execute(sql.SQL("truncate {}").format(tables))
+                conn.execute(clock.encode())
+
+    def drop(self) -> None:
+        """Drops the databases and the router's login."""
+        for name in (self.router_name, *self.names.values()):
+            self.server.drop_database(name)
+        with self.server.connect() as conn:
+            conn.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(self.layout.login)))
+
+
+class RoutedDatabase(Database):
+    """The router as the tests of one database know it.
+
+    Its tables show the shards' rows (foreign tables that inherit from them, made for tests), so what a test
+    looks up in a table it finds. Companies, routes and codes are made by the functions.
+    """
+
+    def __init__(self, sharded: Sharded) -> None:
+        super().__init__(sharded.server, sharded.router_name)
+        self.sharded = sharded
+
+    def close(self) -> None:
+        """Ends all sessions, and empties the shards; the router stays."""
+        self.disconnect()
+        with self.server.connect(self.name) as conn:
+            for login in self._logins:
+                conn.execute(sql.SQL("drop owned by {0}; drop role {0}").format(sql.Identifier(login)))
+        self.sharded.clean()
+
+    def show_tables(self) -> None:
+        """Makes the router's tables show the shards' rows."""
+        server = self.server
+        secret = sql.Literal(server.password)
+        user = sql.Literal(psycopg.conninfo.conninfo_to_dict(self.dsn)["user"])
+        with server.connect(self.name) as conn:
+            conn.execute("create extension postgres_fdw; create schema shown")
+            # PostgreSQL has no transition tables of foreign tables; the shards' own triggers do fire.
+            for table, event in itertools.product(("companies", "routes"), ("update", "delete")):
+                trigger = sql.Identifier(f"{table}_notify_{event}")
+                conn.execute(sql.SQL("drop trigger {} on farebox.{}").format(trigger, sql.Identifier(table)))
+            for name, database in self.sharded.names.items():
+                shard = sql.Identifier(f"look_{name}")
+                conn.execute(
+                    sql.SQL(
+                        "create server {0} foreign data wrapper postgres_fdw"
+                        " options (host '127.0.0.1', port {1}, dbname {2});"
+                        " create user mapping for public server {0} options (user {3}, password {4})"
+                    ).format(shard, sql.Literal(str(server.port)), sql.Literal(database), user, secret)
+                )
+                for table in _TABLES:
+                    conn.execute(
+                        sql.SQL("drop trigger if exists refuse_rows on farebox.{}").format(
+                            sql.Identifier(table)
+                        )
+                    )
+                    conn.execute(
+                        sql.SQL(
+                            "create foreign table shown.{0} () inherits (farebox.{1}) server {2}"
+                            " options (schema_name 'farebox', table_name {3})"
+                        ).format(
+                            sql.Identifier(f"{table}_{name}"),
+                            sql.Identifier(table),
+                            shard,
+                            sql.Literal(table),
+                        )
+                    )
+
+            # What a test inserts into a table goes to its company's shard.
+            conn.execute(_FORWARD)
+            for table in ("companies", "routes", "payment_codes"):
+                conn.execute(
+                    sql.SQL(
+                        "create trigger forward before insert on farebox.{}"
+                        " for each row execute function shown.forward({})"
+                    ).format(
+                        sql.Identifier(table), sql.Literal("id" if table == "companies" else "company_id")
+                    )
+                )
+
+    def _made(self, function: LiteralString, **fields: Any) -> UUID:
+        given = {key: value for key, value in fields.items() if value is not None}
+        [(outcome, reason, made)] = self.execute(
+            sql.SQL("select outcome, reason, id from farebox.{}(%s::json)").format(sql.Identifier(function)),
+            [json.dumps([given], default=str)],
+        )
+        assert outcome == "created", reason
+        return made
+
+    def company(self, *, rate: str = "0.05", status: str = "active") -> UUID:
+        """A new company."""
+        return self._made(
+            "upsert_companies", name=f"Company {next(_serial)}", commission_rate=rate, status=status
+        )
+
+    def route(self, company: UUID, *, fare: int = 5000, status: str = "active") -> UUID:
+        """A new route of that company."""
+        return self._made(
+            "upsert_routes",
+            company_id=company,
+            name=f"Route {next(_serial)}",
+            origin="Freetown",
+            destination="Bo",
+            fare=fare,
+            status=status,
+        )
+
+    def code(
+        self,
+        company: UUID,
+        total_tickets: int,
+        *,
+        route: UUID | None = None,
+        expires_at: datetime | None = None,
+    ) -> str:
+        """A new active payment code of that company, unused."""
+        code = f"*815*{next(_serial)}#"
+        self._made(
+            "issue_payment_codes",
+            company_id=company,
+            route_id=route,
+            code=code,
+            total_tickets=total_tickets,
+            expires_at=expires_at,
+        )
+        return code
+
+    def set_clock(self, now: datetime) -> None:
+        """Stops the shards' clocks."""
+        self.sharded.on_all(
+            sql.SQL(
+                "create or replace function farebox._now() returns timestamptz"
+                " language sql volatile parallel safe as $$ select {}::timestamptz $$"
+            ).format(sql.Literal(now))
+        )

@@ -1,0 +1,304 @@
+"""One payment buys one ticket on the whole platform, whichever companies ask, whatever dies in between."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.core.support import Call, Connection, apply_unapplied, create, said, violations
+from tests.shards.support import SHARDS, RoutedDatabase, Sharded
+
+
+class Companies:
+    """A company with a route on each shard."""
+
+    def __init__(self, db: RoutedDatabase) -> None:
+        self.db = db
+        self.ids: dict[str, UUID] = {}
+        self.routes: dict[str, UUID] = {}
+        for name in SHARDS:
+            company = db.sharded.company_on(name)
+            db.execute(
+                "select from farebox.upsert_companies(%s::json)",
+                [json.dumps([{"id": str(company), "name": f"of {name}"}])],
+            )
+            self.ids[name] = company
+            self.routes[name] = db.route(company)
+
+    def pay(self, shard: str, payment: str, **fields: Any) -> dict[str, Any]:
+        """A payment of the company of that shard."""
+        return self.db.payment(
+            self.ids[shard],
+            self.routes[shard],
+            **{"monime_transaction_id": payment, "passenger_phone": "+23276000001", "monime_otp": "1234"}
+            | fields,
+        )
+
+
+@pytest.fixture
+def companies(db: RoutedDatabase) -> Companies:
+    return Companies(db)
+
+
+@pytest.fixture
+def conn(db: RoutedDatabase) -> Connection:
+    return db.connect(autocommit=True)
+
+
+def age_claims(sharded: Sharded) -> None:
+    sharded.on_all("update farebox.claims set claimed_at = claimed_at - interval '1 hour'")
+
+
+def test_the_second_company_is_refused_wherever_it_is(companies: Companies, conn: Connection) -> None:
+    payment = companies.db.sharded.payment_at("three")
+    assert said(create(conn, companies.pay("one", payment))) == ["created"]
+    for other in ("two", "three"):
+        assert said(create(conn, companies.pay(other, payment))) == ["transaction_id_unavailable"]
+    assert said(create(conn, companies.pay("one", payment, monime_otp="0000"))) == ["conflict"]
+    assert violations(companies.db) == []
+
+
+def test_a_rejected_payment_blocks_nobody_and_its_kept_request_resolves(
+    companies: Companies, conn: Connection
+) -> None:
+    payment = companies.db.sharded.payment_at("two")
+    assert said(create(conn, companies.pay("one", payment, passenger_phone="masked"))) == ["phone_invalid"]
+    assert said(create(conn, companies.pay("two", payment))) == ["created"]
+    assert said(create(conn, companies.pay("one", payment))) == ["transaction_id_unavailable"]
+    [(resolved, reader)] = companies.db.execute(
+        "select resolved_at is not null, company_id"
+        " from farebox.list_unapplied_payments(p_include_resolved => true)"
+    )
+    assert (resolved, reader) == (True, None)
+    age_claims(companies.db.sharded)
+    assert violations(companies.db) == []
+
+
+def test_a_payment_goes_back_and_forth_until_somebody_has_its_ticket(
+    companies: Companies, conn: Connection
+) -> None:
+    payment = companies.db.sharded.payment_at("one")
+    for shard in ("one", "two", "one", "three", "two"):
+        assert said(create(conn, companies.pay(shard, payment, monime_otp="?"))) == ["otp_invalid"]
+    assert said(create(conn, companies.pay("one", payment))) == ["created"]
+    assert said(create(conn, companies.pay("two", payment))) == ["transaction_id_unavailable"]
+    assert violations(companies.db) == []
+
+
+def test_in_one_batch_the_meaning_is_sequential_over_companies(
+    companies: Companies, conn: Connection
+) -> None:
+    first, second = (companies.db.sharded.payment_at(name) for name in ("one", "two"))
+    code = companies.db.code(companies.ids["one"], 1)
+    batch = [
+        companies.pay("one", first, amount=0),
+        companies.pay("two", second),
+        companies.pay("two", first),
+        companies.pay("one", first, payment_code=code),
+        companies.pay("one", second, payment_code=code),
+        companies.pay("one", companies.db.sharded.payment_at("three"), payment_code=code),
+        companies.pay("two", second),
+    ]
+    expected = (
+        ["amount_invalid", "created", "created"]
+        + ["transaction_id_unavailable"] * 2
+        + ["created", "duplicate"]
+    )
+    assert said(create(conn, *batch)) == expected
+    assert violations(companies.db) == []
+
+
+def test_a_claim_that_nothing_came_of_is_found_and_completed_by_its_company(
+    companies: Companies, conn: Connection
+) -> None:
+    """The router died between claim and ticket: the claim is all there is."""
+    sharded = companies.db.sharded
+    payment = sharded.payment_at("two")
+    sharded.on(
+        "two",
+        "insert into farebox.claims (company_id, claimed_at, kind, subject)"
+        " values (%s, now() - interval '1 h', 'p', %s)",
+        [companies.ids["one"], payment],
+    )
+    [(invariant, subject, _)] = violations(companies.db)
+    assert (invariant, subject) == ("claim_is_used", f"payment {payment}")
+    assert said(create(conn, companies.pay("one", payment))) == ["created"]
+    assert violations(companies.db) == []
+
+
+def test_a_claim_that_nothing_came_of_goes_to_the_next_company(
+    companies: Companies, conn: Connection
+) -> None:
+    sharded = companies.db.sharded
+    payment = sharded.payment_at("two")
+    sharded.on(
+        "two",
+        "insert into farebox.claims (company_id, claimed_at, kind, subject)"
+        " values (%s, now() - interval '1 h', 'p', %s)",
+        [companies.ids["one"], payment],
+    )
+    assert said(create(conn, companies.pay("three", payment))) == ["created"]
+    assert said(create(conn, companies.pay("one", payment))) == ["transaction_id_unavailable"]
+    assert violations(companies.db) == []
+
+
+def test_verify_finds_a_ticket_that_went_past_the_registry(companies: Companies, conn: Connection) -> None:
+    payment = companies.db.sharded.payment_at("one")
+    create(conn, companies.pay("one", payment))
+    sharded = companies.db.sharded
+    batch = json.dumps([companies.pay("two", payment)])
+    sharded.on("two", "select from farebox.create_tickets(%s::json)", [batch])
+    assert [(row[0], row[1]) for row in violations(companies.db)] == [
+        ("payment_is_claimed", f"payment {payment}")
+    ]
+
+
+def test_a_payment_on_its_way_is_not_taken_away(companies: Companies, conn: Connection) -> None:
+    """The first company's shard is held between claim and ticket; meanwhile another company asks in vain."""
+    db = companies.db
+    payment = db.sharded.payment_at("two")
+    with psycopg.connect(db.sharded.shard_dsn("one")) as gate:
+        # The create function of shard one waits at its table; the claim is on shard two and is made.
+        gate.execute("lock table farebox.companies in access exclusive mode")
+        first = Call(lambda: create(db.connect(autocommit=True), companies.pay("one", payment)))
+        db.wait_until(
+            "select exists (select from pg_stat_activity where datname = %s and wait_event_type = 'Lock')",
+            [db.sharded.names["one"]],
+        )
+        # It holds its place in own_partitions, so who wants to take the payment waits, and gives up.
+        assert said(create(conn, companies.pay("three", payment, amount=0))) == ["shard_unavailable"]
+        gate.rollback()
+    assert said(first.result()) == ["created"]
+    assert said(create(conn, companies.pay("three", payment))) == ["transaction_id_unavailable"]
+    assert violations(db) == []
+
+
+def test_of_many_companies_at_once_one_gets_each_payment(companies: Companies) -> None:
+    """Twelve sessions, four for each company, ask for the same payments in batches of different order."""
+    db = companies.db
+    payments = [db.sharded.payment_at(name) for name, _ in itertools.product(SHARDS, range(8))]
+    barrier = threading.Barrier(12)
+
+    def ask(index: int) -> dict[str, str]:
+        conn = db.connect(autocommit=True)
+        shard = SHARDS[index % 3]
+        got: dict[str, str] = {}
+        barrier.wait()
+        for start in range(0, len(payments), 4):
+            own = payments[(start + index * 5) % len(payments) :][:4]
+            for good in (index % 2 == 0, True):
+                batch = [companies.pay(shard, p, **({} if good else {"amount": 0})) for p in own]
+                for outcome in create(conn, *batch):
+                    if outcome.ticket_id is not None:
+                        got[str(outcome.transaction_id)] = str(outcome.ticket_id)
+        return got
+
+    answers = [call.result() for call in [Call(lambda i=i: ask(i)) for i in range(12)]]
+    for payment in payments:
+        tickets = {answer[payment] for answer in answers if payment in answer}
+        assert len(tickets) <= 1, payment
+        stored = db.execute(
+            "select id::text from farebox.tickets where monime_transaction_id = %s", [payment]
+        )
+        assert {row[0] for row in stored} >= tickets
+        assert len(stored) <= 1
+    age_claims(db.sharded)
+    assert violations(db) == []
+
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(SHARDS),
+        st.integers(0, 2),
+        st.sampled_from(["good", "bad", "enqueue", "apply"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def test_the_registry_means_what_one_database_means(companies: Companies, conn: Connection) -> None:
+    """Any sequence of requests of three companies for three payments: as a model of one table has it."""
+    db = companies.db
+
+    @settings(max_examples=20)
+    @given(steps=_STEPS)
+    def run(steps: list[tuple[str, int, str]]) -> None:
+        payments = [db.sharded.payment_at(name) for name in SHARDS]
+        owner: dict[str, str] = {}
+        for shard, number, what in steps:
+            payment = payments[number]
+            if what == "apply":
+                apply_unapplied(conn)
+            elif what == "enqueue":
+                batch = json.dumps([companies.pay(shard, payment)])
+                conn.execute("select from farebox.enqueue_tickets(%s::json)", [batch])
+                while conn.execute("select taken from farebox.process_ticket_queue()").fetchone() != (0,):
+                    pass
+                owner.setdefault(payment, shard)
+            else:
+                fields = {} if what == "good" else {"amount": 0}
+                [outcome] = create(conn, companies.pay(shard, payment, **fields))
+                if payment in owner:
+                    own = "duplicate" if what == "good" else "conflict"
+                    assert outcome.said == (own if owner[payment] == shard else "transaction_id_unavailable")
+                elif what == "good":
+                    assert outcome.said == "created"
+                    owner[payment] = shard
+                else:
+                    assert outcome.said == "amount_invalid"
+        sold = dict(
+            db.execute(
+                "select monime_transaction_id, company_id from farebox.tickets"
+                " where monime_transaction_id = any (%s)",
+                [payments],
+            )
+        )
+        assert sold == {payment: companies.ids[shard] for payment, shard in owner.items()}
+        apply_unapplied(conn)
+        unresolved = db.execute("select monime_transaction_id from farebox.list_unapplied_payments()")
+        assert {row[0] for row in unresolved}.isdisjoint(owner)
+
+    run()
+    age_claims(db.sharded)
+    assert violations(db) == []
+
+
+def test_a_code_is_one_companys_on_the_whole_platform(companies: Companies, conn: Connection) -> None:
+    def issue(*elements: dict[str, Any]) -> list[str]:
+        rows = conn.execute(
+            "select coalesce(reason, outcome) from farebox.issue_payment_codes(%s::json)",
+            [json.dumps(elements)],
+        )
+        return [row[0] for row in rows]
+
+    code = {"code": "*42#", "total_tickets": 2}
+    bad = {"company_id": str(companies.ids["one"]), "code": "*42#", "total_tickets": 0}
+    of = {name: code | {"company_id": str(companies.ids[name])} for name in SHARDS}
+    assert issue(bad, of["two"], of["one"]) == ["total_tickets_invalid", "created", "code_taken"]
+    assert issue(of["three"]) == ["code_taken"]
+    assert issue(of["two"]) == ["unchanged"]
+
+
+def test_a_dropped_request_gives_its_payment_back(companies: Companies, conn: Connection) -> None:
+    payment = companies.db.sharded.payment_at("three")
+    [[queue_id]] = conn.execute(
+        "select queue_id from farebox.enqueue_tickets(%s::json)",
+        [json.dumps([companies.pay("one", payment)])],
+    )
+    dropped = conn.execute(
+        "select key from farebox.drop_queued_requests(%s)", [[f"queue:{queue_id}"]]
+    ).fetchall()
+    assert dropped == [(f"queue:{queue_id}",)]
+    age_claims(companies.db.sharded)
+    assert violations(companies.db) == []
+    assert said(create(conn, companies.pay("two", payment))) == ["created"]
+    assert said(create(conn, companies.pay("one", payment))) == ["transaction_id_unavailable"]
