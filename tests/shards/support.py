@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from farebox._files import db_dir
 from farebox.shards import Layout, ShardDsn, init
@@ -136,7 +137,7 @@ class RoutedDatabase(Database):
         """Makes the router's tables show the shards' rows."""
         server = self.server
         secret = sql.Literal(server.password)
-        user = sql.Literal(psycopg.conninfo.conninfo_to_dict(self.dsn)["user"])
+        user = sql.Literal(conninfo_to_dict(self.dsn)["user"])
         with server.connect(self.name) as conn:
             conn.execute("create extension postgres_fdw; create schema shown")
             # PostgreSQL has no transition tables of foreign tables; the shards' own triggers do fire.
@@ -189,6 +190,7 @@ class RoutedDatabase(Database):
             [json.dumps([given], default=str)],
         )
         assert outcome == "created", reason
+        assert isinstance(made, UUID)
         return made
 
     def company(self, *, rate: str = "0.05", status: str = "active") -> UUID:

@@ -1,8 +1,9 @@
+# pyright: reportUnusedImport=false
 # ruff: noqa: F401 - the tests that are imported run here, against the router that this folder's ``db`` is
 """What the core promises of one database, asked of a router as it stands: the very same test functions.
 
 Left out, because they take the database apart and a router has nothing inside: tests that break or lock
-tables and functions (``test_records``: the same code runs on the shards), that set the clock in a session (the
+tables and functions (``test_records``: the same code runs on the shards), that set a session's clock (the
 model of ``test_sequential_meaning``, ``test_attempts_are_counted_…``: a router asks its shards' clocks), and
 that wait for a session that waits for a lock (on a router it waits for a shard: races have tests of their
 own in ``test_registry`` and ``test_lost_shards``). Of the fuzz test one role is run, for its time;

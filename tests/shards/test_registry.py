@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import threading
@@ -201,7 +202,7 @@ def test_of_many_companies_at_once_one_gets_each_payment(companies: Companies) -
                         got[str(outcome.transaction_id)] = str(outcome.ticket_id)
         return got
 
-    answers = [call.result() for call in [Call(lambda i=i: ask(i)) for i in range(12)]]
+    answers = [call.result() for call in [Call(functools.partial(ask, i)) for i in range(12)]]
     for payment in payments:
         tickets = {answer[payment] for answer in answers if payment in answer}
         assert len(tickets) <= 1, payment
@@ -255,7 +256,7 @@ def test_the_registry_means_what_one_database_means(companies: Companies, conn: 
                     owner[payment] = shard
                 else:
                     assert outcome.said == "amount_invalid"
-        sold = dict(
+        sold: dict[str, UUID] = dict(
             db.execute(
                 "select monime_transaction_id, company_id from farebox.tickets"
                 " where monime_transaction_id = any (%s)",
