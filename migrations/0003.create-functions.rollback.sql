@@ -102,10 +102,12 @@ drop function farebox._recognise_tickets(p_requests farebox._ticket_request[]);
 drop function farebox._allocate_codes(p_requests farebox._ticket_request[], out requests
   farebox._ticket_request[], out runs_out boolean, out winners int);
 drop function farebox._refuse_codes(p_requests farebox._ticket_request[], p_codes uuid[], p_now timestamptz);
+drop function farebox._own_requests(p_requests farebox._ticket_request[]);
 drop function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_now
   timestamptz, out requests farebox._ticket_request[], out codes uuid[]);
 drop function farebox._read_requests(p_batch json, p_is_clean boolean, out requests farebox._ticket_request[],
   out has_code boolean, out transaction_ids text[]);
+drop function farebox._batch_id();
 drop function farebox._answer_replay(p_batch json);
 drop function farebox._looks_replayed(p_batch json);
 drop function farebox._differing(p_route_id uuid, p_phone text, p_code text, p_otp text, p_amount bigint,
