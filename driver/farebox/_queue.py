@@ -150,10 +150,11 @@ class Share:
 class Unit:
     """One statement to send: the callers it answers and how often it failed."""
 
-    __slots__ = ("call", "callers", "share")
+    __slots__ = ("call", "callers", "lost", "share")
 
     def __init__(self, call: Call[Any], callers: list[Caller], share: Share | None) -> None:
         self.call = call
+        self.lost: list[Caller] = []
         self.callers = callers
         self.share = share
         for caller in callers:
@@ -187,7 +188,8 @@ class Unit:
     def deliver(self, rows: list[dict[str, Any]]) -> list[Any]:
         """Give each caller its rows; returns them all as models.
 
-        Raises `DatabaseError` when the rows are not one for each element, in order: better an error than a
+        Callers of a shared batch whose shard did not answer get nothing yet: they are in `lost` then. Raises
+        `DatabaseError` when the rows are not one for each element, in order: better an error than a
         passenger with another's ticket.
         """
         alone = self.callers[0] if self.share is None else None
@@ -202,7 +204,10 @@ class Unit:
             alone.succeed(models)
         else:
             for caller, model in zip(self.callers, models, strict=True):
-                caller.succeed(model)
+                if model.is_lost:
+                    self.lost.append(caller)
+                else:
+                    caller.succeed(model)
         return models
 
     def halves(self) -> list[Unit]:

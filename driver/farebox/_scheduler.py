@@ -30,6 +30,7 @@ from farebox.errors import (
     DeadlineExceededError,
     FareboxError,
     TransientError,
+    lost_shard,
 )
 from farebox.events import Observer
 
@@ -240,6 +241,8 @@ class Scheduler:
             self._failed(unit, error)
         else:
             self.writes += unit.call.writes
+            if unit.lost:
+                self._failed(unit.again(unit.lost), lost_shard())
         self._deadlines.tidy()
 
     def _failed(self, unit: Unit, error: FareboxError) -> None:

@@ -24,7 +24,7 @@ from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._core import Core, Targets
 from farebox._queue import Patience
 from farebox.calls import Call
-from farebox.encoding import check_one, to_parameter
+from farebox.encoding import check_one, join, split, to_parameter
 from farebox.errors import ClosedError, UsageError
 from farebox.models import (
     CompanySummary,
@@ -286,14 +286,26 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         return scheduler.share(scheduler.tickets, ticket, patience)
 
     async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
-        """Send one chunk of a list."""
-        return await self._live().primary.run(
+        """Send one chunk of a list; what a router's lost shard had of it again, as often as anything else."""
+        scheduler = self._live().primary
+        outcomes = await scheduler.run(
             calls.CREATE_TICKETS,
             (chunk.payload,),
             self._patience,
             first=chunk.first,
             elements=chunk.elements,
         )
+        for failures in range(1, self._patience.attempts):
+            lost = [place for place, outcome in enumerate(outcomes) if outcome.is_lost]
+            elements = split(chunk.payload) if lost else None
+            if elements is None:
+                break
+            await asyncio.sleep(self._patience.delay(failures))
+            payload = join(elements[place] for place in lost)
+            again = await scheduler.run(calls.CREATE_TICKETS, (payload,), self._patience, elements=len(lost))
+            for place, outcome in zip(lost, again, strict=True):
+                outcomes[place] = outcome.model_copy(update={"ordinal": outcomes[place].ordinal})
+        return outcomes
 
     async def _create_chunks(
         self, chunks: AsyncIterator[Chunk], ordered: bool

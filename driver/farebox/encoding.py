@@ -7,6 +7,7 @@ Not strict: the value goes out as it is, whatever it is, and the database judges
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -23,6 +24,7 @@ from farebox.models import ID_AS_TEXT, Request, either
 Element = Request | Mapping[str, Any] | bytes
 """A request, a mapping that becomes one, or its JSON, ready made."""
 
+_JSON_SPACE: Final = re.compile(r"[\s,]*")
 _NO_JSON: Final = (PydanticSerializationError, ValueError, RecursionError)
 _PROBLEMS: Final = {
     ("string_pattern_mismatch", "company_id"): "must be a UUID",
@@ -117,6 +119,22 @@ def dump_many(model: type[Request], values: Sequence[Element], first: int = 1) -
 def join(elements: Iterable[bytes]) -> bytes:
     """The JSON array of ready-made elements."""
     return b"[" + b",".join(elements) + b"]"
+
+
+def split(array: bytes) -> list[bytes] | None:
+    """The elements of a JSON array as they stand in it; None where Python cannot read what PostgreSQL can."""
+    text = array.decode()
+    decoder = json.JSONDecoder()
+    elements: list[bytes] = []
+    position = _JSON_SPACE.match(text, 1).end()  # type: ignore[union-attr]  # it matches nothing, too
+    try:
+        while text[position] != "]":
+            end = decoder.raw_decode(text, position)[1]
+            elements.append(text[position:end].encode())
+            position = _JSON_SPACE.match(text, end).end()  # type: ignore[union-attr]
+    except (ValueError, RecursionError, IndexError):
+        return None
+    return elements
 
 
 def to_parameter(value: object) -> bytes | None:

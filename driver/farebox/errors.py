@@ -104,6 +104,11 @@ class TransientError(FareboxError):
     """
 
 
+def lost_shard() -> TransientError:
+    """What a caller is told whose company's shard did not answer, however often it was asked."""
+    return TransientError("a shard is not available", hint="the same call again is safe; others go on")
+
+
 class DeadlineExceededError(TransientError):
     """The call's deadline passed.
 

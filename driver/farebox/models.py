@@ -185,6 +185,11 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a router could not ask this row's shard: the same element again is right."""
+        return False
+
 
 class TicketOutcome(Row):
     """What became of one payment; `ordinal` counts the elements of the call from 1.
@@ -202,6 +207,11 @@ class TicketOutcome(Row):
     existing_ticket_id: UUID | None
     differing: tuple[str, ...] | None
     transaction_recorded: bool | None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a router could not ask the company's shard: nothing is known, and asking again is right."""
+        return self.reason == "shard_unavailable"
 
     @property
     def ok(self) -> bool:

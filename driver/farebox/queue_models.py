@@ -23,10 +23,18 @@ __all__ = [
 
 
 class QueueId(Row):
-    """Under which id one element of a batch is stored; `ordinal` counts from 1."""
+    """Under which id one element of a batch is stored; `ordinal` counts from 1.
+
+    None: a router could not reach the company's shard, and the request is not stored.
+    """
 
     ordinal: int
-    queue_id: int
+    queue_id: int | None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is not stored, for its shard did not answer."""
+        return self.queue_id is None
 
 
 class BatchCounts(Row):

@@ -48,18 +48,21 @@ class Sharded:
         self.suffix = secrets.token_hex(4)
         self.names = {name: f"shard_{name}_{self.suffix}" for name in SHARDS}
         self.router_name = f"router_{self.suffix}"
-        for name in (self.router_name, *self.names.values()):
-            server.create_database(name)
+        server.create_database(self.router_name)
+        for name, database in self.names.items():
+            self.server_of(name).create_database(database)
         self.dsn = server.dsn(self.router_name)
         self.layout: Layout = init(
-            self.dsn,
-            [ShardDsn(name, server.dsn(database)) for name, database in self.names.items()],
-            registry=registry,
+            self.dsn, [ShardDsn(name, self.shard_dsn(name)) for name in self.names], registry=registry
         )
+
+    def server_of(self, name: str) -> Server:  # noqa: ARG002 - others have more than one server
+        """Where that shard is."""
+        return self.server
 
     def shard_dsn(self, name: str) -> str:
         """Of the superuser."""
-        return self.server.dsn(self.names[name])
+        return self.server_of(name).dsn(self.names[name])
 
     def on(
         self, name: str, query: LiteralString | sql.Composed, params: Parameters | None = None
@@ -108,8 +111,9 @@ class Sharded:
 
     def drop(self) -> None:
         """Drops the databases and the router's login."""
-        for name in (self.router_name, *self.names.values()):
-            self.server.drop_database(name)
+        self.server.drop_database(self.router_name)
+        for name, database in self.names.items():
+            self.server_of(name).drop_database(database)
         with self.server.connect() as conn:
             conn.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(self.layout.login)))
 
@@ -133,12 +137,15 @@ class RoutedDatabase(Database):
                 conn.execute(sql.SQL("drop owned by {0}; drop role {0}").format(sql.Identifier(login)))
         self.sharded.clean()
 
+    def disconnect_own(self) -> None:
+        """Ends the session of `execute`; the next one opens another."""
+        if self._own is not None:
+            self._own.close()
+
     def show_tables(self) -> None:
         """Makes the router's tables show the shards' rows."""
-        server = self.server
-        secret = sql.Literal(server.password)
         user = sql.Literal(conninfo_to_dict(self.dsn)["user"])
-        with server.connect(self.name) as conn:
+        with self.server.connect(self.name) as conn:
             conn.execute("create extension postgres_fdw; create schema shown")
             # PostgreSQL has no transition tables of foreign tables; the shards' own triggers do fire.
             for table, event in itertools.product(("companies", "routes"), ("update", "delete")):
@@ -146,6 +153,8 @@ class RoutedDatabase(Database):
                 conn.execute(sql.SQL("drop trigger {} on farebox.{}").format(trigger, sql.Identifier(table)))
             for name, database in self.sharded.names.items():
                 shard = sql.Identifier(f"look_{name}")
+                server = self.sharded.server_of(name)
+                secret = sql.Literal(server.password)
                 conn.execute(
                     sql.SQL(
                         "create server {0} foreign data wrapper postgres_fdw"

@@ -1,0 +1,219 @@
+"""A lost shard costs its own rows and nobody else's, and works again the moment it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+
+from farebox import AsyncFarebox, TransientError
+from farebox.shards import check, status
+from tests.core.support import Call, Connection, Outcome, create, said, violations
+from tests.shards.support import RoutedDatabase, Sharded
+from tests.shards.test_registry import Companies
+from tests.support.servers import Farm, Server
+
+
+class Loseable(Sharded):
+    """Shard `two` is on a server of its own, which can be killed."""
+
+    def __init__(self, server: Server, other: Server, *, registry: bool) -> None:
+        self.other = other
+        super().__init__(server, registry=registry)
+
+    def server_of(self, name: str) -> Server:
+        return self.other if name == "two" else self.server
+
+    def kill(self) -> None:
+        """As kill -9 of the postmaster and all its children."""
+        self.other.cluster.kill()
+
+    def start(self) -> None:
+        self.other.start()
+
+    def wait_until_seen(self) -> None:
+        """Returns when the router sees the shard again: it looks by itself, after milliseconds."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute("set role farebox_owner")
+            deadline = time.monotonic() + 30
+            while conn.execute("select farebox._shards_down() = '{}'").fetchone() != (True,):
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["registry", "no registry"])
+def loseable(request: pytest.FixtureRequest, farm: Farm, sharded_server: Sharded) -> Iterator[Loseable]:
+    with ExitStack() as stack:
+        other = stack.enter_context(farm.private("pg15", fsync="off"))
+        sharded = Loseable(sharded_server.server, other, registry=request.param)
+        RoutedDatabase(sharded).show_tables()
+        yield sharded
+        sharded.drop()
+
+
+@pytest.fixture
+def db(loseable: Loseable) -> Iterator[RoutedDatabase]:
+    database = RoutedDatabase(loseable)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def companies(db: RoutedDatabase) -> Companies:
+    return Companies(db)
+
+
+def pay(companies: Companies, shard: str, home: str) -> dict[str, Any]:
+    return companies.pay(shard, companies.db.sharded.payment_at(home))
+
+
+def test_others_rows_stand_and_the_lost_ones_come_when_it_is_back(
+    loseable: Loseable, companies: Companies
+) -> None:
+    db = companies.db
+    conn = db.connect(autocommit=True)
+    batch = [pay(companies, shard, home) for shard in ("one", "two", "three") for home in ("one", "three")]
+    assert set(said(create(conn, *batch[:1], *batch[-1:]))) == {"created"}
+    loseable.kill()
+    expected = ["duplicate", "created", "shard_unavailable", "shard_unavailable", "created", "duplicate"]
+    assert said(create(conn, *batch)) == expected
+    # Another session, which has no connection to lose yet.
+    assert said(create(db.connect(autocommit=True), *batch[2:4])) == ["shard_unavailable"] * 2
+    [problem] = [row for row in violations(db) if row[0] == "shard_answers"]
+    assert "two" in problem[1]
+    assert [state.answers for state in status(loseable.dsn)[1]] == [True, False, True]
+    with pytest.raises(psycopg.OperationalError, match="a shard is not available") as raised:
+        conn.execute("select * from farebox.company_summary(%s)", [companies.ids["two"]])
+    assert raised.value.sqlstate == "57P03"
+    [[up]] = conn.execute(
+        "select sum(value) from farebox.metrics_server() where metric = 'farebox_shard_up'"
+    ).fetchall()
+    assert up == 2
+    loseable.start()
+    loseable.wait_until_seen()
+    assert said(create(conn, *batch)) == ["duplicate"] * 2 + ["created"] * 2 + ["duplicate"] * 2
+    assert violations(db) == []
+    assert check(loseable.dsn) == []
+
+
+def test_a_lost_shard_of_the_registry_costs_the_payments_it_registers(
+    loseable: Loseable, companies: Companies
+) -> None:
+    """The price of the registry; without it nobody else notices."""
+    conn = companies.db.connect(autocommit=True)
+    batch = [pay(companies, "one", "two"), pay(companies, "one", "three")]
+    loseable.kill()
+    first = "shard_unavailable" if loseable.layout.has_registry else "created"
+    assert said(create(conn, *batch)) == [first, "created"]
+    loseable.start()
+    loseable.wait_until_seen()
+    assert create(conn, *batch)[0].ticket_id is not None
+    assert violations(companies.db) == []
+
+
+def test_killed_in_the_middle_of_calls_every_payment_is_created_once_and_told_so(
+    loseable: Loseable, companies: Companies
+) -> None:
+    """Four sessions send batches over all shards, again what is unavailable, while a shard dies twice.
+
+    The answers of a call in which the shard dies are all lost, though the others have committed; that those
+    are told as `created` is seen to fail (they are `duplicate`) without `p_again` in _shard_create_tickets.
+    """
+    db = companies.db
+    stop = threading.Event()
+
+    def sell(number: int) -> tuple[int, int]:
+        conn = db.connect(autocommit=True)
+        payments = 0
+        strange = 0
+        while not stop.is_set() or payments < 60:
+            batch = [
+                companies.pay(shard, f"pay-{number}-{payments + n}") for n, shard in enumerate(companies.ids)
+            ]
+            payments += len(batch)
+            settled: dict[str, Outcome] = {}
+            while len(settled) < len(batch):
+                rest = [p for p in batch if p["monime_transaction_id"] not in settled]
+                for outcome in create(conn, *rest):
+                    if outcome.said != "shard_unavailable":
+                        settled[str(outcome.transaction_id)] = outcome
+            # Only of what died itself it cannot be known whether the ticket was made before.
+            strange += sum(
+                settled[p["monime_transaction_id"]].said != "created"
+                for p in batch
+                if p["company_id"] != str(companies.ids["two"])
+            )
+        return payments, strange
+
+    calls = [Call(functools.partial(sell, number)) for number in range(4)]
+    for _ in range(2):
+        before = db.value("select count(*) from farebox.tickets")
+        db.wait_until("select count(*) > %s from farebox.tickets", [before + 60])
+        loseable.kill()
+        loseable.start()
+        db.disconnect_own()
+    stop.set()
+    results = [call.result() for call in calls]
+    loseable.wait_until_seen()
+    assert db.value("select count(*) from farebox.tickets") == sum(payments for payments, _ in results)
+    if not loseable.layout.has_registry:
+        assert sum(strange for _, strange in results) == 0
+    assert violations(db) == []
+
+
+async def test_the_driver_waits_for_a_lost_shard_and_for_nobody_else(
+    loseable: Loseable, companies: Companies
+) -> None:
+    mine = [pay(companies, "two", "one") for _ in range(3)]
+    others = [pay(companies, "three", "one") for _ in range(3)]
+    async with AsyncFarebox(loseable.dsn, attempts=30, backoff=0.05) as client:
+        await client.create_ticket(pay(companies, "two", "three"))
+        loseable.kill()
+        waiting = [asyncio.create_task(client.create_ticket(ticket)) for ticket in mine]
+        stored = asyncio.create_task(client.enqueue(pay(companies, "two", "one")))
+        assert [(await client.create_ticket(ticket)).outcome for ticket in others] == ["created"] * 3
+        result = asyncio.create_task(
+            client.create_tickets([mine[0] | {"monime_transaction_id": "listed"}, others[0]])
+        )
+        loseable.start()
+        assert [outcome.outcome for outcome in await asyncio.gather(*waiting)] == ["created"] * 3
+        assert [(o.ordinal, o.outcome) for o in await result] == [(1, "created"), (2, "duplicate")]
+        assert (await stored).queue_id > 0
+    async with AsyncFarebox(loseable.dsn, attempts=2, backoff=0.001) as client:
+        loseable.kill()
+        with pytest.raises(TransientError, match="a shard is not available"):
+            await client.create_ticket(mine[0])
+        [outcome] = (await client.create_tickets([mine[0]])).failed
+        assert outcome.reason == "shard_unavailable"
+        with pytest.raises(TransientError, match="a shard is not available"):
+            await client.enqueue_many([mine[0]])
+        loseable.start()
+
+
+def test_a_dead_shards_queue_waits_and_the_others_run(loseable: Loseable, companies: Companies) -> None:
+    db = companies.db
+    conn: Connection = db.connect(autocommit=True)
+    batch = [pay(companies, shard, "one") for shard in ("one", "two", "three")]
+    conn.execute("select from farebox.enqueue_tickets(%s::json)", [json.dumps(batch)])
+    loseable.kill()
+    ids = conn.execute(
+        "select queue_id from farebox.enqueue_tickets(%s::json)", [json.dumps(batch[:2])]
+    ).fetchall()
+    assert ids[0][0] is not None
+    assert ids[1][0] is None
+    process = "select taken, created from farebox.process_ticket_queue()"
+    assert [conn.execute(process).fetchone() for _ in range(3)].count((0, 0)) == 1
+    loseable.start()
+    loseable.wait_until_seen()
+    assert db.value("select farebox.queue_size()") == 1
+    assert conn.execute(process).fetchone() == (1, 1)
+    assert db.value("select count(*) from farebox.tickets") == 3
+    assert violations(db) == []
