@@ -86,6 +86,7 @@ class Contender(Generic[T]):
     rates: list[float] = field(default_factory=list[float])
     times: list[float] = field(default_factory=list[float])
     latencies: Latencies = field(default_factory=Latencies)
+    log_bytes: int = 0
 
 
 def creating(
@@ -122,6 +123,7 @@ def compete(
     """
     began = time.perf_counter()
     crews: dict[str, Crew] = {}
+    watch = connect(dsn)
     try:
         for contender in contenders:
             where = contender.dsn or dsn
@@ -132,6 +134,7 @@ def compete(
             for contender in _in_turn(contenders, number):
                 work = contender.make()
                 crew = crews[contender.dsn or dsn]
+                log = _logged(watch)
                 start = time.perf_counter()
                 took, outcomes = crew.run(work, contender.do)
                 end = time.perf_counter()
@@ -139,14 +142,22 @@ def compete(
                 if number:
                     contender.rates.append(contender.rows / (end - start))
                     contender.times.append(end - began)
+                    contender.log_bytes += _logged(watch) - log
                     for seconds in took:
                         contender.latencies.record(seconds)
     finally:
         for crew in crews.values():
             crew.__exit__()
+        watch.close()
     report.base = report.base or contenders[0].name
     _fill_in(report, contenders, rounds + 1)
     return sum(contender.outcomes["created"] for contender in contenders)
+
+
+def _logged(conn: Connection) -> int:
+    """How much the server has written to its log, in bytes."""
+    [(position,)] = conn.execute("select pg_current_wal_insert_lsn() - '0/0'").fetchall()
+    return int(position)
 
 
 def _in_turn(contenders: Sequence[Contender[Any]], number: int) -> list[Contender[Any]]:
@@ -163,6 +174,9 @@ def _fill_in(report: Report, contenders: Sequence[Contender[Any]], times: int) -
             Line(contender.name, contender.rates, None if contender.name == report.base else base)
         )
         report.latencies[f"a batch: {contender.name}"] = contender.latencies
+        report.facts[f"bytes of WAL for each payment, {contender.name}"] = round(
+            contender.log_bytes / (contender.rows * (times - 1))
+        )
         report.over_time[contender.name] = list(zip(contender.times, contender.rates, strict=True))
         for outcome in sorted(contender.expected | contender.outcomes):
             report.checks.append(

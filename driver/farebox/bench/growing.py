@@ -5,11 +5,8 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
-
-import psycopg
 
 from farebox.bench.contest import Connection, Contender, Crew, compete, creating
 from farebox.bench.creating import Load, Tell
@@ -128,9 +125,6 @@ class _Grown:
         if self._is_analysed:
             with connect(self.dsn) as conn:
                 conn.execute("vacuum analyze")
-        # What was filled in is not to be written out while it is measured; not every login may ask for that.
-        with connect(self.dsn) as conn, suppress(psycopg.errors.InsufficientPrivilege):
-            conn.execute("checkpoint")
 
 
 def _fill(conn: Connection, rows: int) -> Counter[str]:

@@ -105,7 +105,7 @@ def _scenario(command: Callable[Concatenate[Place, _Tell, _P], Report]) -> Calla
             report.environment = measured_on
         if page_path is not None:
             page_path.write_text(page(report), encoding="utf-8")
-        _show(session.out, report)
+        show_report(session.out, report)
         if not report.ok:
             raise click.exceptions.Exit(Exit.FOUND)
 
@@ -374,7 +374,8 @@ def steady(place: Place, tell: _Tell, rate: float, duration: float, batch: int, 
     return calling.steady(place, calling.Client(connections, batch), tell, rate=rate, seconds=duration)
 
 
-def _show(out: Output, report: Report) -> None:
+def show_report(out: Output, report: Report) -> None:
+    """Tables for people, or the whole of it as JSON."""
     if out.as_json:
         out.document(report.document(), "")
         return
