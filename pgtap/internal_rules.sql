@@ -1,6 +1,6 @@
 -- The internal rules that every function shares: texts, numbers, phones, UUIDs, times, commissions, the state of a code.
 begin;
-select plan(151);
+select plan(155);
 
 -- _trimmed: white space off both ends, Unicode's too.
 select is(farebox._trimmed(c.given), c.trimmed, format('_trimmed(%s)', to_json(left(c.given, 20))))
@@ -15,6 +15,7 @@ from (values
   ('+23276123456', '+23276123456'), (' +232 (76) 123-45.6 ', '+23276123456'), ('(+232)76123456', '+23276123456'), ('+1234567', '+1234567'),
   ('+123456789012345', '+123456789012345'), ('+123456', null), ('+1234567890123456', null), ('+0234567', null), ('23276123456', null),
   ('0023276123456', null), ('++23276123456', null), ('+23276***456', null), ('+232 76 123 456 ext', null), ('+٢٣٢٧٦١٢٣٤٥٦', null),
+  ('+12 34-56.7', '+1234567'), ('+1234 5678-9012.345', '+123456789012345'), ('+12 34-56', null), ('+1234 5678-9012.3456', null),
   (E'+23276\n123456', null), ('+', null), ('', null), (null, null), ('+' || repeat('1', 1000000), null)
 ) as c(given, phone);
 

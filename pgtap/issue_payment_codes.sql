@@ -126,7 +126,8 @@ select is(pg_temp.outcomes(pg_temp.code('{"code": "*715*9#", "total_tickets": 3}
   'updated: 1|1|2 of 3|active|2025-06-02 00:00:00|2025-06-01 08:00:00', 'a limit raised above what is used: the code is active again');
 select is(pg_temp.sell('*715*9#', 'pay-3', 'pay-4'), 'created, rejected code_exhausted', 'and sells the uses it was given');
 select is(pg_temp.outcomes(pg_temp.code('{"code": "*715*9#", "total_tickets": 4, "expires_at": "2025-06-01T08:00Z"}'))
-    || ': ' || pg_temp.sell('*715*9#', 'pay-4'), 'updated: rejected code_expired', 'a raised limit does not help when the time is over');
+    || ': ' || pg_temp.stored('*715*9#') || ': ' || pg_temp.sell('*715*9#', 'pay-4'),
+  'updated: 1|1|3 of 4|expired|2025-06-01 08:00:00|2025-06-01 08:00:00: rejected code_expired', 'a raised limit does not help when the time is over');
 select is(pg_temp.outcomes(pg_temp.code('{"code": "*715*9#", "total_tickets": 4, "expires_at": "2025-06-02T00:00Z"}'))
     || ': ' || pg_temp.sell('*715*9#', 'pay-4'), 'updated: created', 'a later end does');
 

@@ -51,6 +51,25 @@ async def test_ten_thousand_callers_through_the_pooler(shop: Shop, pooler: str) 
     shop.assert_sound(10_000)
 
 
+@pytest.mark.parametrize(("through_pooler", "expected"), [(True, 1), (False, 4)])
+async def test_a_pooler_is_sent_one_statement_at_a_time(
+    shop: Shop, pooler: str, through_pooler: bool, expected: int
+) -> None:
+    """Seen to fail when the width of a pipeline does not depend on what is in between."""
+    async with AsyncFarebox(pooler if through_pooler else shop.dsn, connections=1, pipeline=4) as farebox:
+        with shop.hold(blocker := shop.payment()):
+            lists = [
+                asyncio.create_task(farebox.create_tickets([payment]))
+                for payment in (blocker, *shop.payments(5))
+            ]
+            await asyncio.to_thread(shop.db.wait_for_blocked, 1)
+            core = farebox._core  # pyright: ignore[reportPrivateUsage]
+            assert core is not None
+            [lane] = core.primary._links  # pyright: ignore[reportPrivateUsage]
+            assert lane.in_flight == expected
+        assert [len((await each).successful) for each in lists] == [1] * 6
+
+
 async def test_clients_with_more_connections_than_the_pool_take_turns(shop: Shop, pooler: str) -> None:
     options: Options = {"connections": 8, "pipeline": 8}
     async with AsyncFarebox(pooler, **options) as one, AsyncFarebox(pooler, **options) as two:
