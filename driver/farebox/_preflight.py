@@ -100,7 +100,13 @@ def require_rights(conn: psycopg.Connection[Any], *, to_apply: bool) -> None:
 
 def refuse_sharded(conn: psycopg.Connection[Any]) -> None:
     """Raises MigrationError for a router and for a shard: their migrations belong together."""
-    if _one_row(conn, "select to_regclass('farebox.sharding') is not null")[0]:
+    # Not by its name, for which one needs rights in the schema: what is missing there is told with its remedy.
+    found = _one_row(
+        conn,
+        "select exists (select from pg_catalog.pg_class where relname = 'sharding'"
+        " and relnamespace = (select oid from pg_catalog.pg_namespace where nspname = 'farebox'))",
+    )
+    if found[0]:
         raise MigrationError(
             f"the database {conn.info.dbname} is part of a sharded installation",
             hint="Name its router to: farebox shards migrate",

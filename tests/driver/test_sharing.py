@@ -134,7 +134,7 @@ async def test_a_caller_whose_time_is_up_takes_nobody_with_it(shop: Shop) -> Non
         blocker, other = shop.payment(), shop.payment()
         with shop.hold(blocker):
             patient = asyncio.create_task(farebox.create_ticket(blocker))
-            hurried = asyncio.create_task(farebox.create_ticket(other, timeout=0.05))
+            hurried = asyncio.create_task(farebox.create_ticket(other, timeout=1))
             await until_blocked(shop)
             late = asyncio.create_task(farebox.create_ticket(shop.payment(), timeout=0.05))
             with pytest.raises(DeadlineExceededError, match="unknown"):

@@ -102,6 +102,9 @@ ARGUMENTS: dict[Words, list[str]] = {
     ("sql",): ["--pending"],
     ("top",): ["--once", "--interval", "0.2"],
     ("worker",): ["--drain"],
+    ("shards", "init"): ["a=dbname=a"],
+    ("shards", "add"): ["a=dbname=a"],
+    ("shards", "where"): [COMPANY],
 }
 
 
