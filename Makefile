@@ -9,15 +9,18 @@ BENCH ?= scenario pg15 create --floor
 .DELETE_ON_ERROR:
 # Linters, then tests, whatever -j says: the closing line of pytest is the last word.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint check pgtap apt bench migration clean
+.PHONY: help setup demo demo-shards test lint check pgtap apt bench migration clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 setup: .venv/.dev ## the virtual environment with everything for development
 
 demo: .venv/.run ## set up, start the embedded server, sell a morning's tickets
 	$(BIN)/farebox demo
+
+demo-shards: .venv/.run ## three shards, one of which is killed; needs what `make apt` installs
+	$(BIN)/farebox shards demo
 
 test: apt lint check ## everything; on Debian as root it first installs what it needs
 

@@ -7,6 +7,7 @@ import click
 from farebox import shards as sharding
 from farebox.cli.output import Column, Exit
 from farebox.cli.session import Session, with_session
+from farebox.cli.shards_demo import demo
 from farebox.errors import ConfigurationError
 from farebox.shards import ShardDsn
 
@@ -83,6 +84,22 @@ def add(session: Session, database: ShardDsn) -> None:
     with session.out.working("setting up"):
         sharding.add(session.dsn, database)
     session.out.document({"added": database.name}, f"added {database.name}; it has no partitions yet")
+
+
+@shards.command()
+@click.argument("reader", metavar="DSN")
+@click.argument("replicas", nargs=-1, required=True, type=_ShardParameter(), metavar="NAME=DSN…")
+@with_session
+def reader(session: Session, reader: str, replicas: tuple[ShardDsn, ...]) -> None:
+    """Make the database DSN a router for reads from standbys, one for each shard (`read_dsn`).
+
+    \b
+    Examples:
+      farebox shards reader postgresql://postgres@router/reads one=postgresql://standby1/farebox
+    """
+    with session.out.working("setting up"):
+        layout = sharding.make_reader(session.dsn, reader, replicas)
+    session.out.document({"replicas": len(layout.shards)}, f"reads from {len(layout.shards)} standbys")
 
 
 @shards.command()
@@ -170,3 +187,6 @@ def where(session: Session, company: object) -> None:
         {"shard": found[0].name, "partition": found[1], "place": found[0].place},
         f"{found[0].name}, partition {found[1]}: {found[0].place}",
     )
+
+
+shards.add_command(demo)

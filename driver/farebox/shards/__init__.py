@@ -3,7 +3,7 @@
 from farebox.shards._check import Problem, ShardStatus, check, status, where
 from farebox.shards._layout import PARTITIONS, Layout, Shard, ShardDsn, read_layout
 from farebox.shards._migrate import Migrated, migrate_all
-from farebox.shards._setup import add, init
+from farebox.shards._setup import add, init, make_reader
 
 __all__ = [
     "PARTITIONS",
@@ -16,6 +16,7 @@ __all__ = [
     "add",
     "check",
     "init",
+    "make_reader",
     "migrate_all",
     "read_layout",
     "status",

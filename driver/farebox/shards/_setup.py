@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -36,7 +37,8 @@ def init(
     """Makes the database of `router_dsn` the router of `shards`, over which the partitions are spread.
 
     Databases without Farebox are migrated; a shard may have companies if they are all its own. Run it again
-    after a failure: it goes on. Raises ConfigurationError, MigrationError, PermissionDeniedError.
+    after a failure: it goes on. Shards whose router was lost get a new one. Raises ConfigurationError,
+    MigrationError, PermissionDeniedError.
     """
     if not 1 <= len(shards) <= partitions:
         raise ConfigurationError(f"1 to {partitions} shards can share {partitions} partitions")
@@ -50,18 +52,8 @@ def init(
         try:
             layout = read_layout(router)
         except ConfigurationError:
-            places = [
-                Shard(
-                    number,
-                    shard.name,
-                    shard.place,
-                    shard.place_via,
-                    tuple(p for p in range(partitions) if p * len(shards) // partitions == number - 1),
-                )
-                for number, shard in enumerate(shards, 1)
-            ]
-            layout = Layout(uuid4(), partitions, registry, tuple(places))
-        if [shard.place for shard in layout.shards] != [shard.place for shard in shards]:
+            layout = _adopt(shards) or _new_layout(shards, partitions, registry)
+        if {shard.place for shard in layout.shards} != {shard.place for shard in shards}:
             raise ConfigurationError(
                 "this database is the router of other shards already",
                 hint="farebox shards status shows them; farebox shards add adds one.",
@@ -70,7 +62,8 @@ def init(
         password = _password(router) or secrets.token_urlsafe(24)
         # Noted first, so that a second run after a failure is about the same installation.
         make_router(router, layout, password)
-        for shard, given in zip(layout.shards, shards, strict=True):
+        for given in shards:
+            [shard] = [shard for shard in layout.shards if shard.place == given.place]
             make_shard(given.dsn, layout, shard, password)
     return layout
 
@@ -93,6 +86,77 @@ def add(router_dsn: str, new: ShardDsn) -> Layout:
         make_shard(new.dsn, layout, layout.shard(new.name), password)
         make_router(router, layout, password)
     return layout
+
+
+def make_reader(router_dsn: str, reader_dsn: str, replicas: Sequence[ShardDsn]) -> Layout:
+    """Makes the database of `reader_dsn` a router that reads from standbys of the shards: for `read_dsn`.
+
+    `replicas` names each shard of the router and where its standby is. Make it again when a partition has
+    moved. Raises as `init`.
+    """
+    with connect(router_dsn) as router:
+        layout = read_layout(router)
+        password = router_password(router)
+    given = {replica.name: replica for replica in replicas}
+    if given.keys() != {shard.name for shard in layout.shards}:
+        raise ConfigurationError("name a replica for each shard, by the shard's name")
+    shards = tuple(
+        replace(shard, place=given[shard.name].place, place_via=given[shard.name].place_via)
+        for shard in layout.shards
+    )
+    layout = replace(layout, shards=shards)
+    with connect(reader_dsn) as reader:
+        _require_superuser(reader)
+        _migrate_if_blank(reader_dsn, reader)
+        _refuse_data(reader, "this database has companies of its own: it cannot become a router")
+        make_router(reader, layout, password)
+    return layout
+
+
+def _new_layout(shards: Sequence[ShardDsn], partitions: int, registry: bool) -> Layout:
+    """The partitions in one stretch for each shard."""
+    places = [
+        Shard(
+            number,
+            shard.name,
+            shard.place,
+            shard.place_via,
+            tuple(p for p in range(partitions) if p * len(shards) // partitions == number - 1),
+        )
+        for number, shard in enumerate(shards, 1)
+    ]
+    return Layout(uuid4(), partitions, registry, tuple(places))
+
+
+def _adopt(shards: Sequence[ShardDsn]) -> Layout | None:
+    """The installation that these shards are already, whose router was lost; None when they are none."""
+    found: list[Shard] = []
+    settings: set[tuple[Any, ...]] = set()
+    for shard in shards:
+        with connect(shard.dsn) as conn:
+            if conn.execute("select where to_regclass('farebox.sharding') is null").rowcount:
+                continue
+            row = conn.execute(
+                "select cluster_id, partitions, has_registry, shard from farebox.sharding"
+            ).fetchone()
+            parts = conn.execute(
+                "select partition from farebox.own_partitions where is_open order by 1"
+            ).fetchall()
+            if row is not None:
+                settings.add(row[:3])
+                found.append(
+                    Shard(row[3], shard.name, shard.place, shard.place_via, tuple(part for (part,) in parts))
+                )
+    if not found:
+        return None
+    whole = [part for shard in found for part in shard.partitions]
+    if len(settings) > 1 or len(found) < len(shards) or sorted(whole) != list(range(next(iter(settings))[1])):
+        raise ConfigurationError(
+            "these databases are not all the shards of one installation",
+            hint="Name all of its shards, and only those.",
+        )
+    [(cluster_id, partitions, registry)] = settings
+    return Layout(cluster_id, partitions, registry, tuple(sorted(found, key=lambda shard: shard.number)))
 
 
 def make_shard(dsn: str, layout: Layout, shard: Shard, password: str) -> None:

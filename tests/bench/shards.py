@@ -1,0 +1,268 @@
+"""Four shards on this machine, each a server of its own, and a router: what going by the router costs.
+
+``--what rate``: tickets a second with mixed companies, two clients; the same batches sent to the shards by
+the clients themselves (cut by company, the four parts at once), and whole batches of one shard's companies.
+``--what latency``: one ticket a call. ``--what lost``: calls for healthy companies, alone and with those
+of a shard that is killed half-way. Contenders take turns; medians and their spread are printed.
+
+    python -m tests.bench shards --what rate --batch 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+from farebox.shards import Layout, ShardDsn, init
+from tests.bench.support import SETTINGS
+from tests.support.servers import Farm, Server
+
+SHARDS = 4
+CREATE = b"select * from farebox.create_tickets($1::json)"
+
+
+@dataclass
+class Place:
+    """A company, its route and the number of its shard, from 0."""
+
+    company: str
+    route: str
+    shard: int
+
+
+class Bench:
+    """The servers, the companies and what is sent."""
+
+    def __init__(self, router: Server, servers: list[Server], layout: Layout) -> None:
+        self.router = router
+        self.servers = servers
+        self.layout = layout
+        self.places: list[Place] = []
+        of = {part: shard.number - 1 for shard in layout.shards for part in shard.partitions}
+        with psycopg.connect(router.dsn("router"), autocommit=True) as conn:
+            for _ in range(64):
+                company, route = str(uuid.uuid4()), str(uuid.uuid4())
+                row = conn.execute("select farebox._partition_of(%s)", [company]).fetchone()
+                assert row is not None
+                self.places.append(Place(company, route, of[row[0]]))
+            companies = [{"id": p.company, "name": "Bench"} for p in self.places]
+            fields = {"name": "R", "origin": "A", "destination": "B", "fare": 5000}
+            routes = [{"id": p.route, "company_id": p.company} | fields for p in self.places]
+            conn.execute("select from farebox.upsert_companies(%s::json)", [json.dumps(companies)])
+            conn.execute("select from farebox.upsert_routes(%s::json)", [json.dumps(routes)])
+
+    def registry(self, on: bool) -> None:
+        """Switches it for the calls to come."""
+        with psycopg.connect(self.router.dsn("router"), autocommit=True) as conn:
+            conn.execute("update farebox.sharding set has_registry = %s", [on])
+
+    def payment(self, place: Place) -> bytes:
+        """A new payment of that company."""
+        return json.dumps(
+            {
+                "company_id": place.company,
+                "route_id": place.route,
+                "passenger_phone": f"+23276{random.randrange(10**6):06}",
+                "monime_transaction_id": f"pay-{uuid.uuid4().hex}",
+                "monime_otp": f"{random.randrange(10**6):06}",
+                "amount": 5000,
+            }
+        ).encode()
+
+    def batch(self, size: int, shards: set[int] | None = None) -> list[tuple[int, bytes]]:
+        """New payments of random companies (of those shards), each with its shard."""
+        places = [p for p in self.places if shards is None or p.shard in shards]
+        return [(place.shard, self.payment(place)) for place in random.choices(places, k=size)]
+
+
+@contextlib.contextmanager
+def bench() -> Generator[Bench]:
+    """Five durable servers on the disk; gone at the end."""
+    os.environ.setdefault("TMPDIR", tempfile.gettempdir())
+    farm = Farm(Farm.make_root())
+    settings = SETTINGS | {"shared_buffers": "256MB"}
+    try:
+        with contextlib.ExitStack() as stack:
+            servers = [stack.enter_context(farm.private("pg15", **settings)) for _ in range(SHARDS + 1)]
+            for number, server in enumerate(servers):
+                server.create_database("shard" if number else "router")
+            dsns = [ShardDsn(f"s{n}", server.dsn("shard")) for n, server in enumerate(servers[1:], 1)]
+            layout = init(servers[0].dsn("router"), dsns)
+            yield Bench(servers[0], servers[1:], layout)
+    finally:
+        shutil.rmtree(farm.root)
+
+
+def joined(elements: list[bytes]) -> bytes:
+    return b"[" + b",".join(elements) + b"]"
+
+
+class Client:
+    """The connections of one client: to the router and to each shard."""
+
+    def __init__(self, bench: Bench, *, to_shards: bool = True) -> None:
+        self.router = psycopg.connect(bench.router.dsn("router"), autocommit=True)
+        self.shards = [
+            psycopg.connect(server.dsn("shard"), autocommit=True) for server in bench.servers if to_shards
+        ]
+        for conn in (self.router, *self.shards):
+            conn.pgconn.prepare(b"create", CREATE)
+
+    def routed(self, batch: list[tuple[int, bytes]]) -> None:
+        self._send(self.router, joined([element for _, element in batch]))
+        self._take(self.router)
+
+    def cut(self, batch: list[tuple[int, bytes]]) -> None:
+        """To the shards, the parts at once."""
+        parts: dict[int, list[bytes]] = {}
+        for shard, element in batch:
+            parts.setdefault(shard, []).append(element)
+        for shard, elements in parts.items():
+            self._send(self.shards[shard], joined(elements))
+        for shard in parts:
+            self._take(self.shards[shard])
+
+    def _send(self, conn: psycopg.Connection[Any], payload: bytes) -> None:
+        conn.pgconn.send_query_prepared(b"create", [payload])
+
+    def _take(self, conn: psycopg.Connection[Any]) -> None:
+        while (result := conn.pgconn.get_result()) is not None:
+            if result.status != pq.ExecStatus.TUPLES_OK:
+                raise RuntimeError(result.error_message.decode())
+
+
+def spread(values: list[float]) -> str:
+    """The median, the lowest and the highest."""
+    return f"{statistics.median(values):,.2f} ({min(values):,.2f} to {max(values):,.2f})"
+
+
+def rate(bench: Bench, size: int, rounds: int, tickets: int) -> None:
+    """Tickets a second of each contender, two clients."""
+    clients = [Client(bench) for _ in range(2)]
+
+    def timed(send: Callable[[Client, list[tuple[int, bytes]]], None], whole: bool) -> float:
+        batches = [
+            [bench.batch(size, {(c + n) % SHARDS} if whole else None) for n in range(tickets // size // 2)]
+            for c in range(2)
+        ]
+
+        def run(number: int) -> None:
+            for batch in batches[number]:
+                send(clients[number], batch)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+        start = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(map(len, batches[0] + batches[1])) / (time.monotonic() - start)
+
+    def routed(on: bool) -> float:
+        bench.registry(on)
+        return timed(Client.routed, False)
+
+    contenders: dict[str, Callable[[], float]] = {
+        "shards, cut by the client": lambda: timed(Client.cut, False),
+        "shards, whole batches": lambda: timed(Client.cut, True),
+        "router": lambda: routed(False),
+        "router with registry": lambda: routed(True),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        names = list(contenders)
+        random.shuffle(names)
+        for name in names:
+            measured = contenders[name]()
+            if number:
+                rates[name].append(measured)
+    print(
+        f"batches of {size}, {rounds} rounds of {tickets:,} tickets a contender, 2 clients, tickets a second"
+    )
+    base = next(iter(contenders))
+    for name, values in rates.items():
+        ratios = [value / floor for value, floor in zip(values, rates[base], strict=True)]
+        print(f"  {name:<28} {spread(values):<40} ratio {spread(ratios)}")
+
+
+def latency(bench: Bench, rounds: int) -> None:
+    """Milliseconds of a call with one ticket, one client."""
+    client = Client(bench)
+    times: dict[str, list[float]] = {"shard": [], "router": [], "router with registry": []}
+    for _ in range(rounds * 5):
+        for name, values in times.items():
+            bench.registry(name == "router with registry")
+            for _ in range(20):
+                batch = bench.batch(1)
+                start = time.monotonic()
+                (client.cut if name == "shard" else client.routed)(batch)
+                values.append((time.monotonic() - start) * 1000)
+    print(f"one ticket a call, {rounds * 100} calls each, ms")
+    for name, values in times.items():
+        cuts = statistics.quantiles(values, n=100)
+        print(f"  {name:<28} median {cuts[49]:.2f}, p99 {cuts[98]:.2f}")
+
+
+def lost(bench: Bench, registry: bool) -> None:
+    """Milliseconds of calls, before a shard is killed and while it is down."""
+    bench.registry(registry)
+    phases: dict[str, list[list[float]]] = {}
+    for phase in ("before", "down"):
+        if phase == "down":
+            bench.servers[-1].cluster.kill()
+        kinds: list[list[float]] = [[], []]
+
+        def run(kinds: list[list[float]] = kinds) -> None:
+            client = Client(bench, to_shards=False)
+            for number in range(1_000):
+                mixed = number % 2
+                batch = bench.batch(20, None if mixed else {0, 1, 2})
+                start = time.monotonic()
+                client.routed(batch)
+                if number >= 100:
+                    kinds[mixed].append((time.monotonic() - start) * 1000)
+
+        threads = [threading.Thread(target=run) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        phases[phase] = kinds
+    print(f"calls of 20 tickets, 2 clients, registry {'on' if registry else 'off'}, ms")
+    for kind, name in enumerate(("healthy companies only", "mixed with the lost shard's")):
+        cuts = {phase: statistics.quantiles(kinds[kind], n=100) for phase, kinds in phases.items()}
+        told = ", ".join(f"{phase}: median {c[49]:.2f} p99 {c[98]:.2f}" for phase, c in cuts.items())
+        print(f"  {name:<28} {told}; p99 {cuts['down'][98] / cuts['before'][98]:.2f} of before")
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the options and runs."""
+    parser = argparse.ArgumentParser(prog="shards", description=__doc__)
+    parser.add_argument("--what", choices=["rate", "latency", "lost"], default="rate")
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tickets", type=int, default=20_000, help="of each contender in each round")
+    parser.add_argument("--no-registry", action="store_true")
+    options = parser.parse_args(arguments)
+    with bench() as servers:
+        if options.what == "rate":
+            rate(servers, options.batch, options.rounds, options.tickets)
+        elif options.what == "latency":
+            latency(servers, options.rounds)
+        else:
+            lost(servers, not options.no_registry)
