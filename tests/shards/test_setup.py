@@ -44,7 +44,8 @@ def test_every_public_function_is_the_routers_own(sharded: Sharded) -> None:
             " and not starts_with(p.proname, '_') and p.prosrc !~"
             " '_at_|_change_catalog|_route_requests|_shards_in_turn|create_tickets' and p.prokind = 'f'"
         ).fetchall()
-    assert left == []
+    # A list of SQLSTATEs: it looks into no table.
+    assert left == [("blameless_errors",)]
 
 
 def test_partitions_do_not_depend_on_the_server(sharded: Sharded) -> None:

@@ -52,13 +52,13 @@ def init(
         try:
             layout = read_layout(router)
         except ConfigurationError:
+            _refuse_data(router, "this database has companies of its own: it cannot become a router")
             layout = _adopt(shards) or _new_layout(shards, partitions, registry)
         if {shard.place for shard in layout.shards} != {shard.place for shard in shards}:
             raise ConfigurationError(
                 "this database is the router of other shards already",
                 hint="farebox shards status shows them; farebox shards add adds one.",
             )
-        _refuse_data(router, "this database has companies of its own: it cannot become a router")
         password = _password(router) or secrets.token_urlsafe(24)
         # Noted first, so that a second run after a failure is about the same installation.
         make_router(router, layout, password)
