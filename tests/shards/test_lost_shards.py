@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -33,8 +36,18 @@ class Loseable(Sharded):
         return self.other if name == "two" else self.server
 
     def kill(self) -> None:
-        """As kill -9 of the postmaster and all its children."""
+        """Kill -9 of the postmaster and all its children: one that lives on might still answer."""
+        postmaster = self.other.cluster.postmaster()
+        assert postmaster is not None
+        children = Path(f"/proc/{postmaster.pid}/task/{postmaster.pid}/children").read_text().split()
         self.other.cluster.kill()
+        for child in map(int, children):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
 
     def start(self) -> None:
         self.other.start()
@@ -124,8 +137,8 @@ def test_killed_in_the_middle_of_calls_every_payment_is_created_once_and_told_so
 ) -> None:
     """Four sessions send batches over all shards, again what is unavailable, while a shard dies twice.
 
-    The answers of a call in which the shard dies are all lost, though the others have committed; that those
-    are told as `created` is seen to fail (they are `duplicate`) without `p_again` in _shard_create_tickets.
+    The answers of a call in which the shard dies are all lost, though the others have committed; asked again
+    they tell `created`, not `duplicate`, of what that call created.
     """
     db = companies.db
     stop = threading.Event()
