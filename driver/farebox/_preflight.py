@@ -100,7 +100,8 @@ def require_rights(conn: psycopg.Connection[Any], *, to_apply: bool) -> None:
 
 def refuse_sharded(conn: psycopg.Connection[Any]) -> None:
     """Raises MigrationError for a router and for a shard: their migrations belong together."""
-    # Not by its name, for which one needs rights in the schema: what is missing there is told with its remedy.
+    # Not by its name, for which one needs rights in the schema: what is missing there is told with its
+    # remedy.
     found = _one_row(
         conn,
         "select exists (select from pg_catalog.pg_class where relname = 'sharding'"
