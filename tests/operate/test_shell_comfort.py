@@ -102,14 +102,9 @@ ARGUMENTS: dict[Words, list[str]] = {
     ("sql",): ["--pending"],
     ("top",): ["--once", "--interval", "0.2"],
     ("worker",): ["--drain"],
-<<<<<<< HEAD
-    ("shards", "init"): ["a=dbname=a"],
-    ("shards", "add"): ["a=dbname=a"],
-=======
     ("shards", "init"): [f"one={NOWHERE}"],
     ("shards", "add"): [f"two={NOWHERE}"],
     ("shards", "reader"): [NOWHERE, f"one={NOWHERE}"],
->>>>>>> f578aa5 (Shards: a new router from the shards' own map, readers, figures, the guide)
     ("shards", "where"): [COMPANY],
 }
 
