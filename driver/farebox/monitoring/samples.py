@@ -24,6 +24,7 @@ _TIMEOUT_MS: Final = 10_000
 
 HELP: Final[dict[str, str]] = {
     "farebox_up": "Whether the database answered",
+    "farebox_shard_up": "Whether a router's shard answered",
     "farebox_info": "The version of Farebox that asked",
     "farebox_group_up": "Whether this group of metrics could be read",
     "farebox_scrape_seconds": "How long reading all groups took",
