@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
+import time
 from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -41,16 +42,16 @@ $$
 
 
 class Sharded:
-    """A router and three shards, all databases of one server."""
+    """A router and three shards, all databases of one server; `blank`: migrated by `init`, not cloned."""
 
-    def __init__(self, server: Server, *, registry: bool = True) -> None:
+    def __init__(self, server: Server, *, registry: bool = True, blank: bool = False) -> None:
         self.server = server
         self.suffix = secrets.token_hex(4)
         self.names = {name: f"shard_{name}_{self.suffix}" for name in SHARDS}
         self.router_name = f"router_{self.suffix}"
-        server.create_database(self.router_name)
+        server.create_database(self.router_name, tap=None if blank else False)
         for name, database in self.names.items():
-            self.server_of(name).create_database(database)
+            self.server_of(name).create_database(database, tap=None if blank else False)
         self.dsn = server.dsn(self.router_name)
         self.layout: Layout = init(
             self.dsn, [ShardDsn(name, self.shard_dsn(name)) for name in self.names], registry=registry
@@ -95,6 +96,15 @@ class Sharded:
                 row = conn.execute("select farebox._partition_of(%s)", [payment]).fetchone()
                 if row is not None and row[0] in partitions:
                     return payment
+
+    def wait_until_seen(self) -> None:
+        """Returns when the router sees the shard again: it looks by itself, after milliseconds."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute("set role farebox_owner")
+            deadline = time.monotonic() + 30
+            while conn.execute("select farebox._shards_down() = '{}'").fetchone() != (True,):
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
 
     def clean(self) -> None:
         """Empties all shards, and has their clocks go again."""

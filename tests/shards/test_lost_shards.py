@@ -7,19 +7,22 @@ import functools
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 
 from farebox import AsyncFarebox, TransientError
 from farebox.shards import check, status
+from tests.cli.commands import start
 from tests.core.support import Call, Connection, Outcome, create, said, violations
+from tests.queue.support import json_lines
 from tests.shards.support import RoutedDatabase, Sharded
 from tests.shards.test_registry import Companies
 from tests.support.servers import Farm, Server
@@ -51,15 +54,6 @@ class Loseable(Sharded):
 
     def start(self) -> None:
         self.other.start()
-
-    def wait_until_seen(self) -> None:
-        """Returns when the router sees the shard again: it looks by itself, after milliseconds."""
-        with psycopg.connect(self.dsn, autocommit=True) as conn:
-            conn.execute("set role farebox_owner")
-            deadline = time.monotonic() + 30
-            while conn.execute("select farebox._shards_down() = '{}'").fetchone() != (True,):
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["registry", "no registry"])
@@ -229,4 +223,66 @@ def test_a_dead_shards_queue_waits_and_the_others_run(loseable: Loseable, compan
     assert db.value("select farebox.queue_size()") == 1
     assert conn.execute(process).fetchone() == (1, 1)
     assert db.value("select count(*) from farebox.tickets") == 3
+    assert violations(db) == []
+
+
+def test_a_worker_serves_all_shards_a_killed_one_when_it_is_back_and_ends_well(
+    loseable: Loseable, companies: Companies
+) -> None:
+    """`farebox worker` as a process; the shard dies while it makes tickets of the worker's batch.
+
+    Seen to fail with `process_ticket_queue` of the router raising when a shard is lost.
+    """
+    db = companies.db
+    conn: Connection = db.connect(autocommit=True)
+
+    def store(*shards: str) -> list[bool]:
+        """Twenty requests of each company; whether they are stored."""
+        batch = [pay(companies, shard, home) for shard in shards for home in ("one", "three") * 10]
+        rows = conn.execute("select queue_id from farebox.enqueue_tickets(%s::json)", [json.dumps(batch)])
+        return [queue_id is not None for (queue_id,) in rows]
+
+    def until(shard: str, condition: LiteralString) -> None:
+        deadline = time.monotonic() + 60
+        while loseable.on(shard, condition) != [(True,)]:
+            assert time.monotonic() < deadline, condition
+            time.sleep(0.002)
+
+    def hold(shard: str) -> Connection:
+        """Twenty more, of which the worker can make no tickets until this ends."""
+        gate = db.connect(dsn=loseable.shard_dsn(shard))
+        gate.execute("lock table farebox.companies in access exclusive mode")
+        assert store(shard) == [True] * 20
+        until(
+            shard,
+            "select count(*) > 0 from pg_stat_activity where application_name = 'farebox_router'"
+            " and datname = current_database() and wait_event_type = 'Lock'",
+        )
+        return gate
+
+    worker = start("worker", "--batch-size", 10, "--log-format", "json", dsn=loseable.dsn)
+    try:
+        assert store("one", "two", "three") == [True] * 60
+        for shard in companies.ids:
+            until(shard, "select count(*) = 20 from farebox.tickets")
+        hold("two")
+        loseable.kill()
+        assert store("one", "two", "three") == [True] * 20 + [False] * 20 + [True] * 20
+        for shard in ("one", "three"):
+            until(shard, "select count(*) = 40 from farebox.tickets")
+        loseable.start()
+        until("two", "select count(*) = 40 from farebox.tickets")
+        gate = hold("one")
+        worker.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(timeout=0.2)
+        gate.rollback()
+        log = json_lines(worker.communicate(timeout=60)[1])
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert worker.returncode == 0
+    assert {line["event"] for line in log} == {"batch"}
+    assert {line["taken"] - line["created"] for line in log} == {0}
+    assert db.value("select count(*) from farebox.list_dead_requests()") == 0
     assert violations(db) == []

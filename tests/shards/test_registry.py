@@ -182,6 +182,36 @@ def test_a_payment_on_its_way_is_not_taken_away(companies: Companies, conn: Conn
     assert violations(db) == []
 
 
+def test_a_router_that_stalls_between_claim_and_ticket_comes_too_late(
+    companies: Companies, conn: Connection
+) -> None:
+    """Its company has claimed; another takes the claim over; then comes the first one's part of the batch.
+
+    Seen to fail with the notes of `_shard_yield` not written, and with `_own_requests` refusing nothing.
+    """
+    sharded = companies.db.sharded
+    payment = sharded.payment_at("two")
+    sharded.on(
+        "two",
+        "insert into farebox.claims (company_id, claimed_at, kind, subject) values (%s, now(), 'p', %s)",
+        [companies.ids["one"], payment],
+    )
+    assert said(create(conn, companies.pay("three", payment))) == ["created"]
+    late = sharded.on(
+        "one",
+        "select outcome, reason from farebox._shard_create_tickets(array[0], array['{}'], array['{1}'],"
+        " array['{}'], array[farebox._uuid_v7()], array[false], array[%s])",
+        [json.dumps([companies.pay("one", payment)])],
+    )
+    assert late == [("rejected", "transaction_id_unavailable")]
+    # So does a worker that had a batch in hand.
+    sharded.on(
+        "one", "select from farebox.enqueue_tickets(%s::json)", [json.dumps([companies.pay("one", payment)])]
+    )
+    assert sharded.on("one", "select created, rejected from farebox.process_ticket_queue()") == [(0, 1)]
+    assert violations(companies.db) == []
+
+
 def test_of_many_companies_at_once_one_gets_each_payment(companies: Companies) -> None:
     """Twelve sessions, four for each company, ask for the same payments in batches of different order."""
     db = companies.db

@@ -1,0 +1,157 @@
+"""A shard that the network parts from the router, and from who migrates."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from farebox._files import db_dir, migrations_dir
+from farebox.errors import MigrationError
+from farebox.shards import check, migrate_all
+from tests.cli.commands import farebox
+from tests.core.support import Call, create, said, violations
+from tests.shards.support import SHARDS, RoutedDatabase, Sharded
+from tests.shards.test_registry import Companies
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.servers import Server
+
+
+class Parted(Sharded):
+    """Everybody reaches shard `two` through a proxy."""
+
+    def __init__(self, server: Server, proxy: Proxy) -> None:
+        self.proxy = proxy
+        super().__init__(server, blank=True)
+
+    def shard_dsn(self, name: str) -> str:
+        dsn = super().shard_dsn(name)
+        return self.proxy.dsn(dsn) if name == "two" else dsn
+
+    def tickets(self, name: str) -> int:
+        """So many there are on that shard, asked without the proxy."""
+        with psycopg.connect(super().shard_dsn(name)) as conn:
+            [count] = conn.execute("select count(*) from farebox.tickets").fetchone() or [0]
+            return int(count)
+
+
+@pytest.fixture
+def parted(sharded_server: Sharded) -> Iterator[Parted]:
+    server = sharded_server.server
+    with proxy_to(server.dsn("postgres")) as proxy:
+        sharded = Parted(server, proxy)
+        yield sharded
+        proxy.go_on()
+        sharded.drop()
+
+
+@pytest.fixture
+def companies(parted: Parted) -> Iterator[Companies]:
+    database = RoutedDatabase(parted)
+    yield Companies(database)
+    database.disconnect()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_parted_in_the_middle_of_a_call_and_back(parted: Parted, companies: Companies) -> None:
+    """First nothing passes, then connections break; the others' part of that call is `created` all the same.
+
+    Seen to fail (`duplicate`) with `p_again` of `_shard_create_tickets` recognising nothing.
+    """
+    conn = companies.db.connect(autocommit=True)
+    batches = [[companies.pay(shard, parted.payment_at("one")) for shard in SHARDS] for _ in range(4)]
+    assert said(create(conn, *batches[0])) == ["created"] * 3
+
+    parted.proxy.hang()
+    call = Call(lambda: create(conn, *batches[1]))
+    until(lambda: (parted.tickets("one"), parted.tickets("three")) == (2, 2))
+    other = companies.db.connect(autocommit=True)
+    assert said(create(other, batches[2][0], batches[2][2])) == ["created"] * 2
+    parted.proxy.refuse()
+    assert said(call.result()) == ["created", "shard_unavailable", "created"]
+    assert said(create(other, *batches[3])) == ["created", "shard_unavailable", "created"]
+
+    parted.proxy.go_on()
+    parted.proxy.accept()
+    parted.wait_until_seen()
+    for batch in batches[1:]:
+        assert said(create(conn, *batch)) == ["duplicate", "created", "duplicate"]
+    assert violations(companies.db) == []
+
+
+def test_where_nothing_passes_the_callers_time_limit_holds(parted: Parted, companies: Companies) -> None:
+    """And what its call did is found when the network is back."""
+    conn = companies.db.connect(autocommit=True)
+    batch = [companies.pay(shard, parted.payment_at("one")) for shard in SHARDS]
+    assert said(create(conn, companies.pay("two", parted.payment_at("one")))) == ["created"]
+    parted.proxy.hang()
+    conn.execute("set statement_timeout = '300ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        create(conn, *batch)
+    parted.proxy.go_on()
+    conn.execute("reset statement_timeout")
+    parted.wait_until_seen()
+    answers = said(create(conn, *batch))
+    assert (answers[0], answers[2]) == ("duplicate", "duplicate")
+    assert [parted.tickets(name) for name in SHARDS] == [1, 2, 1]
+    assert violations(companies.db) == []
+
+
+def test_a_migration_that_cannot_reach_a_shard_goes_on_there(
+    parted: Parted, companies: Companies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old and new work together meanwhile; each database gets its own functions again on top of the new."""
+    release = tmp_path / "migrations"
+    shutil.copytree(migrations_dir(), release)
+    changed = [(db_dir() / f"functions/{name}.sql").read_text() for name in ("_own_requests", "get_ticket")]
+    up = "\n".join(text.replace("create function", "create or replace function") for text in changed)
+    (release / "0099.change-functions.sql").write_text(up)
+    (release / "0099.change-functions.rollback.sql").write_text("select 1;")
+    monkeypatch.setattr("farebox._migration_files.migrations_dir", lambda: release)
+    conn = companies.db.connect(autocommit=True)
+
+    def sell() -> list[str]:
+        return said(
+            create(conn, *(companies.pay(shard, parted.payment_at("one")) for shard in ("one", "three")))
+        )
+
+    parted.proxy.refuse()
+    done = migrate_all(parted.dsn)
+    assert next(done).applied == ["0099.change-functions"]
+    with pytest.raises(MigrationError, match=r"^two: .*\(done: one; the others are as they were\)") as raised:
+        next(done)
+    assert raised.value.hint is not None
+    ran = farebox("shards", "migrate", "--json", dsn=parted.dsn)
+    assert (ran.code, [row["database"] for row in ran.rows]) == (3, ["one"])
+    assert "two: " in ran.err
+    assert "farebox shards migrate again" in ran.err
+    assert sell() == ["created"] * 2
+
+    parted.proxy.accept()
+    parted.wait_until_seen()
+    assert sell() == ["created"] * 2
+    assert [problem.where for problem in check(parted.dsn)] == ["versions"]
+    assert [(row.name, row.applied) for row in migrate_all(parted.dsn)] == [
+        ("one", []),
+        ("two", ["0099.change-functions"]),
+        ("three", ["0099.change-functions"]),
+        ("router", ["0099.change-functions"]),
+    ]
+    assert check(parted.dsn) == []
+    assert sell() == ["created"] * 2
+    functions: LiteralString = (
+        "select position('own_partitions' in prosrc) > 0 from pg_proc where proname = '_own_requests'"
+    )
+    assert parted.on_all(functions) == [(True,)] * 3
+    assert violations(companies.db) == []
