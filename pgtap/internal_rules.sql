@@ -1,6 +1,6 @@
 -- The internal rules that every function shares: texts, numbers, phones, UUIDs, times, commissions, the state of a code.
 begin;
-select plan(155);
+select plan(158);
 
 -- _trimmed: white space off both ends, Unicode's too.
 select is(farebox._trimmed(c.given), c.trimmed, format('_trimmed(%s)', to_json(left(c.given, 20))))
@@ -88,6 +88,15 @@ select ok(bool_and(substr(id::text, 15, 1) = '7' and substr(id::text, 20, 1) in 
 select ok(bool_and(u.milliseconds between extract(epoch from before) * 1000 - 1 and extract(epoch from after) * 1000 + 1),
   '_uuid_v7: begins with the milliseconds since 1970')
 from drawn cross join lateral (select ('x' || lpad(left(replace(id::text, '-', ''), 12), 16, '0'))::bit(64)::bigint as milliseconds) as u;
+
+-- _batch_id, _own_requests: only a shard (db/router) lets its router name a batch, and refuses payments.
+select set_config('farebox.batch_id', '01970000-0000-7000-8000-000000000000', true);
+select ok(i.id <> '01970000-0000-7000-8000-000000000000' and substr(i.id::text, 15, 1) = '7', '_batch_id: a new UUID of version 7, whatever a session has set')
+from (select farebox._batch_id() as id) as i;
+select isnt(farebox._batch_id(), farebox._batch_id(), '_batch_id: another one each time');
+select is(farebox._own_requests(r.requests), r.requests, '_own_requests: refuses nothing')
+from (select array[row(1, null, 'pay-1', 'c0000000-0000-7000-8000-000000000001', null, null, null, null, null, 5000, null, null, null),
+  row(2, null, null, null, null, null, null, null, null, null, null, 'request_invalid', null)]::farebox._ticket_request[] as requests) as r;
 
 -- _now: the moment of the call, not of the transaction.
 select ok(farebox._now() > now() and farebox._now() <= clock_timestamp(), '_now: the clock goes on inside a transaction');

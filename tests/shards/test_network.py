@@ -90,24 +90,6 @@ def test_parted_in_the_middle_of_a_call_and_back(parted: Parted, companies: Comp
     assert violations(companies.db) == []
 
 
-def test_where_nothing_passes_the_callers_time_limit_holds(parted: Parted, companies: Companies) -> None:
-    """And what its call did is found when the network is back."""
-    conn = companies.db.connect(autocommit=True)
-    batch = [companies.pay(shard, parted.payment_at("one")) for shard in SHARDS]
-    assert said(create(conn, companies.pay("two", parted.payment_at("one")))) == ["created"]
-    parted.proxy.hang()
-    conn.execute("set statement_timeout = '300ms'")
-    with pytest.raises(psycopg.errors.QueryCanceled):
-        create(conn, *batch)
-    parted.proxy.go_on()
-    conn.execute("reset statement_timeout")
-    parted.wait_until_seen()
-    answers = said(create(conn, *batch))
-    assert (answers[0], answers[2]) == ("duplicate", "duplicate")
-    assert [parted.tickets(name) for name in SHARDS] == [1, 2, 1]
-    assert violations(companies.db) == []
-
-
 def test_a_migration_that_cannot_reach_a_shard_goes_on_there(
     parted: Parted, companies: Companies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def age_claims(sharded: Sharded) -> None:
 
 
 def test_the_second_company_is_refused_wherever_it_is(companies: Companies, conn: Connection) -> None:
+    """Seen to fail with the claim made after the ticket, and not at all."""
     payment = companies.db.sharded.payment_at("three")
     assert said(create(conn, companies.pay("one", payment))) == ["created"]
     for other in ("two", "three"):
@@ -97,6 +98,7 @@ def test_a_payment_goes_back_and_forth_until_somebody_has_its_ticket(
 def test_in_one_batch_the_meaning_is_sequential_over_companies(
     companies: Companies, conn: Connection
 ) -> None:
+    """Seen to fail with the claim made after the ticket, and not at all."""
     first, second = (companies.db.sharded.payment_at(name) for name in ("one", "two"))
     code = companies.db.code(companies.ids["one"], 1)
     batch = [
@@ -163,7 +165,10 @@ def test_verify_finds_a_ticket_that_went_past_the_registry(companies: Companies,
 
 
 def test_a_payment_on_its_way_is_not_taken_away(companies: Companies, conn: Connection) -> None:
-    """The first company's shard is held between claim and ticket; meanwhile another company asks in vain."""
+    """The first company's shard is held between claim and ticket; meanwhile another company asks in vain.
+
+    Seen to fail without the lock of `_shard_yield`, and with the claim made after the ticket or not at all.
+    """
     db = companies.db
     payment = db.sharded.payment_at("two")
     with psycopg.connect(db.sharded.shard_dsn("one")) as gate:
@@ -213,7 +218,11 @@ def test_a_router_that_stalls_between_claim_and_ticket_comes_too_late(
 
 
 def test_of_many_companies_at_once_one_gets_each_payment(companies: Companies) -> None:
-    """Twelve sessions, four for each company, ask for the same payments in batches of different order."""
+    """Twelve sessions, four for each company, ask for the same payments in batches of different order.
+
+    Seen to fail (two tickets for a payment) without the lock of `_shard_yield`, with `_own_requests` refusing
+    nothing, and with the claim made after the ticket or not at all.
+    """
     db = companies.db
     payments = [db.sharded.payment_at(name) for name, _ in itertools.product(SHARDS, range(8))]
     barrier = threading.Barrier(12)
@@ -257,7 +266,10 @@ _STEPS = st.lists(
 
 
 def test_the_registry_means_what_one_database_means(companies: Companies, conn: Connection) -> None:
-    """Any sequence of requests of three companies for three payments: as a model of one table has it."""
+    """Any sequence of requests of three companies for three payments: as a model of one table has it.
+
+    Seen to fail with `_own_requests` refusing nothing.
+    """
     db = companies.db
 
     @settings(max_examples=20)
