@@ -11,6 +11,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from farebox import AsyncFarebox, DeadlineExceededError
 from farebox._files import db_dir, migrations_dir
 from farebox.errors import MigrationError
 from farebox.shards import check, migrate_all
@@ -87,6 +88,23 @@ def test_parted_in_the_middle_of_a_call_and_back(parted: Parted, companies: Comp
     parted.wait_until_seen()
     for batch in batches[1:]:
         assert said(create(conn, *batch)) == ["duplicate", "created", "duplicate"]
+    assert violations(companies.db) == []
+
+
+async def test_where_nothing_passes_callers_give_up_and_others_do_not_wait(
+    parted: Parted, companies: Companies
+) -> None:
+    lost, other = (companies.pay(shard, parted.payment_at("one")) for shard in ("two", "three"))
+    async with AsyncFarebox(parted.dsn) as client:
+        await client.create_ticket(companies.pay("two", parted.payment_at("one")))
+        parted.proxy.hang()
+        with pytest.raises(DeadlineExceededError):
+            await client.create_ticket(lost, timeout=0.5)
+        assert (await client.create_ticket(other)).outcome == "created"
+        parted.proxy.go_on()
+        # Whether the first call came through after all depends on who is faster; there is one ticket.
+        assert (await client.create_ticket(lost)).ticket_id is not None
+    assert [parted.tickets(name) for name in SHARDS] == [0, 2, 1]
     assert violations(companies.db) == []
 
 
