@@ -75,7 +75,7 @@ def init(session: Session, databases: tuple[ShardDsn, ...], partitions: str, reg
 @click.argument("database", type=_ShardParameter(), metavar="NAME=DSN")
 @with_session
 def add(session: Session, database: ShardDsn) -> None:
-    """Add a shard, without partitions at first: `farebox shards move` brings it some.
+    """Add a shard, ready for partitions. There is no command yet that moves one from another shard.
 
     \b
     Examples:

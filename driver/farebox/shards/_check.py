@@ -99,9 +99,7 @@ def _check_shard(conn: psycopg.Connection[Any], layout: Layout, shard: Shard) ->
         differing = sorted(set(own) ^ set(shard.partitions))
         problems.append(Problem(shard.name, f"router and shard do not agree about partitions {differing}"))
     if closed := [partition for partition, is_open in rows if not is_open]:
-        problems.append(
-            Problem(shard.name, f"partitions {closed} are on their way: farebox shards move goes on")
-        )
+        problems.append(Problem(shard.name, f"partitions {closed} are closed there: nothing is sold in them"))
     foreign = conn.execute(
         "select count(*) from farebox.companies as c where not exists ("
         " select from farebox.own_partitions as o where o.partition = farebox._partition_of(c.id::text))"
