@@ -699,9 +699,11 @@ declare
 begin
   -- A loop over the few that changed in that moment.
   for v_code in
-    select k.id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as reason
-    from (select k.* from farebox.payment_codes as k where k.id = any (p_codes) offset 0) as k
-    where farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) is not null
+    select k.id, k.reason
+    from (
+      select k.id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as reason
+      from farebox.payment_codes as k where k.id = any (p_codes) offset 0) as k
+    where k.reason is not null
   loop
     for v_ordinal in
       select r.ordinal from unnest(p_requests) as r where r.reason is null and r.payment_code_id = v_code.id
@@ -2506,9 +2508,7 @@ begin
     from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
     offset 0  -- else the look-up would be made again for each request
   ) as l on l.company_id = x.company_id;
-  if pg_sequence_last_value('farebox.ticket_queue_bell') = 1 then
-    perform farebox._wake_workers();
-  end if;
+  perform farebox._wake_workers();
   return query select i.ordinal::int, i.id from unnest(v_ids) with ordinality as i(id, ordinal);
 end
 $$;
@@ -2939,9 +2939,7 @@ as $$
 declare
   v_claim record;
 begin
-  if (p_limit between 1 and 10000) is not true then
-    perform farebox._check_limit(p_limit, 10000);
-  end if;
+  perform farebox._check_limit(p_limit, 10000);
   v_claim := farebox._claim_requests(p_limit, false);
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;

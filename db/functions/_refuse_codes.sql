@@ -13,9 +13,11 @@ declare
 begin
   -- A loop over the few that changed in that moment.
   for v_code in
-    select k.id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as reason
-    from (select k.* from farebox.payment_codes as k where k.id = any (p_codes) offset 0) as k
-    where farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) is not null
+    select k.id, k.reason
+    from (
+      select k.id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as reason
+      from farebox.payment_codes as k where k.id = any (p_codes) offset 0) as k
+    where k.reason is not null
   loop
     for v_ordinal in
       select r.ordinal from unnest(p_requests) as r where r.reason is null and r.payment_code_id = v_code.id

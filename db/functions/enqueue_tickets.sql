@@ -74,9 +74,7 @@ begin
     from (select c.company_id, count(*) as requests from unnest(v_companies) as c(company_id) group by c.company_id) as d
     offset 0  -- else the look-up would be made again for each request
   ) as l on l.company_id = x.company_id;
-  if pg_sequence_last_value('farebox.ticket_queue_bell') = 1 then
-    perform farebox._wake_workers();
-  end if;
+  perform farebox._wake_workers();
   return query select i.ordinal::int, i.id from unnest(v_ids) with ordinality as i(id, ordinal);
 end
 $$;

@@ -18,9 +18,7 @@ as $$
 declare
   v_claim record;
 begin
-  if (p_limit between 1 and 10000) is not true then
-    perform farebox._check_limit(p_limit, 10000);
-  end if;
+  perform farebox._check_limit(p_limit, 10000);
   v_claim := farebox._claim_requests(p_limit, false);
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;

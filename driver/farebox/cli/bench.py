@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypedDict, Unpack
 
 import click
 
@@ -135,6 +135,16 @@ def _rounds(default: int) -> Callable[[Any], Any]:
     )
 
 
+class _ClosedLoop(TypedDict):
+    """What these options give: the fields of `farebox.bench.creating.Load`."""
+
+    batch: int
+    connections: int
+    rows: int
+    rounds: int
+    floor: bool
+
+
 def _closed_loop(connections: int) -> Callable[[Any], Any]:
     """The options of scenarios in which contenders take turns."""
 
@@ -152,9 +162,7 @@ def _closed_loop(connections: int) -> Callable[[Any], Any]:
     "--coded", type=click.FloatRange(0, 1), default=0.0, help="Beside as many: this share with codes."
 )
 @_scenario
-def create(
-    place: Place, tell: _Tell, coded: float, batch: int, connections: int, rows: int, rounds: int, floor: bool
-) -> Report:
+def create(place: Place, tell: _Tell, coded: float, **load: Unpack[_ClosedLoop]) -> Report:
     """Batches of new payments over plain connections.
 
     \b
@@ -165,7 +173,7 @@ def create(
     """
     from farebox.bench import creating
 
-    return creating.create(place, creating.Load(batch, connections, rows, rounds, floor), tell, coded=coded)
+    return creating.create(place, creating.Load(**load), tell, coded=coded)
 
 
 @bench.command(short_help="Payments that come again.")
@@ -178,9 +186,7 @@ def create(
     help="Also with this share of duplicates.",
 )
 @_scenario
-def duplicates(
-    place: Place, tell: _Tell, share: float, batch: int, connections: int, rows: int, rounds: int, floor: bool
-) -> Report:
+def duplicates(place: Place, tell: _Tell, share: float, **load: Unpack[_ClosedLoop]) -> Report:
     """Payments that come again: nothing but duplicates, and with --share some among new ones.
 
     \b
@@ -189,17 +195,13 @@ def duplicates(
     """
     from farebox.bench import creating
 
-    return creating.duplicates(
-        place, creating.Load(batch, connections, rows, rounds, floor), tell, share=share
-    )
+    return creating.duplicates(place, creating.Load(**load), tell, share=share)
 
 
 @bench.command(short_help="Conflicts, and all outcomes together.")
 @_closed_loop(1)
 @_scenario
-def conflict_mix(
-    place: Place, tell: _Tell, batch: int, connections: int, rows: int, rounds: int, floor: bool
-) -> Report:
+def conflict_mix(place: Place, tell: _Tell, **load: Unpack[_ClosedLoop]) -> Report:
     """Nothing but conflicts; and a quarter each of created, duplicate, conflict and rejected.
 
     \b
@@ -208,15 +210,13 @@ def conflict_mix(
     """
     from farebox.bench import creating
 
-    return creating.conflict_mix(place, creating.Load(batch, connections, rows, rounds, floor), tell)
+    return creating.conflict_mix(place, creating.Load(**load), tell)
 
 
 @bench.command(short_help="Everybody on one payment code.")
 @_closed_loop(8)
 @_scenario
-def hot_code(
-    place: Place, tell: _Tell, batch: int, connections: int, rows: int, rounds: int, floor: bool
-) -> Report:
+def hot_code(place: Place, tell: _Tell, **load: Unpack[_ClosedLoop]) -> Report:
     """Every payment on one code, over several connections; its counter has to be exact.
 
     \b
@@ -225,7 +225,7 @@ def hot_code(
     """
     from farebox.bench import creating
 
-    return creating.hot_code(place, creating.Load(batch, connections, rows, rounds, floor), tell)
+    return creating.hot_code(place, creating.Load(**load), tell)
 
 
 @bench.command(short_help="Few companies and many.")
@@ -239,16 +239,7 @@ def hot_code(
     help="So many each time.",
 )
 @_scenario
-def many_companies(
-    place: Place,
-    tell: _Tell,
-    companies: list[int],
-    batch: int,
-    connections: int,
-    rows: int,
-    rounds: int,
-    floor: bool,
-) -> Report:
+def many_companies(place: Place, tell: _Tell, companies: list[int], **load: Unpack[_ClosedLoop]) -> Report:
     """Payments of few companies and of many, by turns.
 
     \b
@@ -257,9 +248,7 @@ def many_companies(
     """
     from farebox.bench import creating
 
-    return creating.many_companies(
-        place, creating.Load(batch, connections, rows, rounds, floor), tell, counts=companies
-    )
+    return creating.many_companies(place, creating.Load(**load), tell, counts=companies)
 
 
 @bench.command(short_help="Growing tables, beside an empty database.")
