@@ -6,7 +6,7 @@ SQL documents is marked with "open:".
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -149,7 +149,9 @@ class Model:
     routes: dict[UUID, Route] = field(default_factory=dict[UUID, Route])
     codes: dict[str, Code] = field(default_factory=dict[str, Code])
     tickets: dict[str, Ticket] = field(default_factory=dict[str, Ticket])
-    unapplied: dict[str, Unapplied] = field(default_factory=dict[str, Unapplied])
+    unapplied: dict[tuple[str, int], Unapplied] = field(default_factory=dict[tuple[str, int], Unapplied])
+    place: Callable[[UUID | None, str], int] = lambda _company, _transaction: 0
+    """Behind a router: the number of the shard that keeps the rejected payments of that company."""
 
     def apply_all(self, elements: Iterable[str]) -> list[Expected]:
         """A batch: its elements one after the other."""
@@ -166,11 +168,11 @@ class Model:
     def open_payments(self, limit: int, reason: str | None) -> list[str]:
         """What ``apply_unapplied_payments`` tries, in its order. open: least recently tried first."""
         found = [
-            (kept.last_seen, transaction.encode(), kept.request)
-            for transaction, kept in self.unapplied.items()
+            (kept.last_seen, transaction.encode(), place, kept.request)
+            for (transaction, place), kept in self.unapplied.items()
             if kept.ticket is None and reason in (None, kept.reason)
         ]
-        return [request for _, _, request in sorted(found)[:limit]]
+        return [request for *_, request in sorted(found)[:limit]]
 
     def cancel(self, code: str) -> str:
         """The administrator cancels a code."""
@@ -191,12 +193,13 @@ class Model:
         return len(over)
 
     def _keep(self, transaction: str, company: UUID | None, element: str, expected: Expected) -> None:
-        kept = self.unapplied.get(transaction)
+        place = self.place(company, transaction)
+        kept = self.unapplied.get((transaction, place))
         if expected.outcome == "rejected" and expected.reason != "transaction_id_unavailable":
             assert expected.reason is not None
             if kept is None:
                 kept = Unapplied(company, element, expected.reason, self.now, self.now)
-                self.unapplied[transaction] = kept
+                self.unapplied[transaction, place] = kept
             else:
                 kept.request, kept.reason, kept.last_seen = element, expected.reason, self.now
                 kept.attempts += 1
@@ -204,10 +207,13 @@ class Model:
                     kept.company = None
         # open: whatever brings the payment up again while it has a ticket resolves the row.
         ticket = self.tickets.get(transaction)
-        if kept is not None and ticket is not None:
-            kept.ticket = ticket
-            if kept.company != ticket.company:
-                kept.company = None
+        if ticket is None:
+            return
+        for (other, _), kept in self.unapplied.items():
+            if other == transaction:
+                kept.ticket = ticket
+                if kept.company != ticket.company:
+                    kept.company = None
 
     def _judge(self, request: "_Request") -> Expected:
         given = request.given

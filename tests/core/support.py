@@ -97,16 +97,16 @@ def retrying(conn: Connection, call: Callable[[], T], *, isolation: psycopg.Isol
 
 def stop_the_clock(db: Database, now: datetime) -> None:
     """As ``db.set_clock``, for sessions that are in the middle of a call: they see each change at once."""
-    db.execute(
+    db.on_tables(
         "create table if not exists public.the_clock (only_row boolean primary key, now timestamptz not null)"
     )
-    db.execute("grant select on public.the_clock to public")
-    db.execute(
+    db.on_tables("grant select on public.the_clock to public")
+    db.on_tables(
         "insert into public.the_clock values (true, %s)"
         " on conflict (only_row) do update set now = excluded.now",
         [now],
     )
-    db.execute(
+    db.on_tables(
         "create or replace function farebox._now() returns timestamptz language sql volatile"
         " as $$ select c.now from public.the_clock as c $$"
     )

@@ -21,6 +21,12 @@ from tests.support.database import Database
 _CALLERS = 3
 
 
+@pytest.fixture
+def rounds() -> int:
+    """What the numbers of rounds are multiples of."""
+    return 100
+
+
 def _in_rounds(
     rounds: int, callers: list[Callable[[int], None]], before: Callable[[int], None] = lambda _: None
 ) -> None:
@@ -77,7 +83,7 @@ class Rush:
 
 
 @pytest.mark.parametrize("size", [4, 16])
-def test_batches_that_share_everything_never_deadlock(db: Database, size: int) -> None:
+def test_batches_that_share_everything_never_deadlock(db: Database, size: int, rounds: int) -> None:
     """500 rounds of three callers, on each server and for each size."""
     seed = secrets.randbits(32)
     rush = Rush(db, seed)
@@ -95,14 +101,14 @@ def test_batches_that_share_everything_never_deadlock(db: Database, size: int) -
         return call
 
     try:
-        _in_rounds(500, [caller(number) for number in range(_CALLERS)], before)
+        _in_rounds(5 * rounds, [caller(number) for number in range(_CALLERS)], before)
     except BaseException as error:
         raise AssertionError(f"seed {seed}") from error
     assert not violations(db)
-    assert db.value("select count(*) from farebox.tickets") > 500
+    assert db.value("select count(*) from farebox.tickets") > 5 * rounds
 
 
-def test_opposite_orders_and_crossed_rejections_never_deadlock(db: Database) -> None:
+def test_opposite_orders_and_crossed_rejections_never_deadlock(db: Database, rounds: int) -> None:
     """The second caller sends everything backwards. In turn: each creates what the other rejects; both create
     the same tickets; both are refused the same payments.
 
@@ -112,7 +118,7 @@ def test_opposite_orders_and_crossed_rejections_never_deadlock(db: Database) -> 
     route = db.route(company)
     codes = [db.code(company, 100_000) for _ in range(2)]
     connections = [db.connect(autocommit=True) for _ in range(2)]
-    rounds = [[db.payment(company, route) for _ in range(12)] for _ in range(300)]
+    payments = [[db.payment(company, route) for _ in range(12)] for _ in range(3 * rounds)]
 
     def caller(number: int) -> Callable[[int], None]:
         def change(current: int, n: int) -> dict[str, Any]:
@@ -125,19 +131,21 @@ def test_opposite_orders_and_crossed_rejections_never_deadlock(db: Database) -> 
                     return {"amount": 0}
 
         def call(current: int) -> None:
-            batch = [payment | change(current, n) for n, payment in enumerate(rounds[current])]
+            batch = [payment | change(current, n) for n, payment in enumerate(payments[current])]
             create(connections[number], *(batch if number == 0 else batch[::-1]))
 
         return call
 
-    _in_rounds(300, [caller(0), caller(1)])
+    _in_rounds(3 * rounds, [caller(0), caller(1)])
     # Every payment of the first two kinds was right with one of the two at least.
-    assert db.value("select count(*) from farebox.tickets") == 200 * 12
-    assert db.value("select count(*) from farebox.unapplied_payments where resolved_at is null") == 100 * 12
+    assert db.value("select count(*) from farebox.tickets") == 2 * rounds * 12
+    assert (
+        db.value("select count(*) from farebox.unapplied_payments where resolved_at is null") == rounds * 12
+    )
     assert not violations(db)
 
 
-def test_administrators_and_workers_never_deadlock_with_batches(db: Database) -> None:
+def test_administrators_and_workers_never_deadlock_with_batches(db: Database, rounds: int) -> None:
     """Issuing and cancelling codes, sweeps, repairs and kept payments, in the middle of the rush."""
     seed = secrets.randbits(32)
     rush = Rush(db, seed)
@@ -180,7 +188,7 @@ def test_administrators_and_workers_never_deadlock_with_batches(db: Database) ->
         scalar(worker, "select farebox.expire_payment_codes()")
 
     try:
-        _in_rounds(200, [buyer(0), buyer(1), administer, work], before)
+        _in_rounds(2 * rounds, [buyer(0), buyer(1), administer, work], before)
     except BaseException as error:
         raise AssertionError(f"seed {seed}") from error
     while scalar(worker, "select farebox.record_missing_transactions(10)"):

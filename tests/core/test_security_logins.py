@@ -355,9 +355,17 @@ def test_planted_objects_are_not_found_by_functions_with_their_owners_rights(
             create_one(conn, batch[0])
         for function in _no_arguments(db, group):
             conn.execute(f"select pg_catalog.count(*) from farebox.{function}".encode())
+
+
+@pytest.mark.parametrize("schema", ["public", "pg_temp"])
+def test_planted_objects_are_not_found_when_a_company_reads(
+    db: Database, shops: list[Shop], schema: str
+) -> None:
     company = _login(db, "farebox_company", bound_to=shops[0].company)
     if schema == "pg_temp":
         _plant(company, "pg_temp")
+    else:
+        _plant(db.connect(autocommit=True), "public")
     company.execute("select pg_catalog.set_config('search_path', 'pg_temp, public, pg_catalog', false)")
     assert company.execute("select company_id from farebox.tickets limit 1").fetchone() == (shops[0].company,)
 

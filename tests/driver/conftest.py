@@ -8,7 +8,7 @@ import inspect
 import json
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 
 from farebox import AsyncFarebox, Farebox
-from tests.support.database import Database
+from tests.support.database import Database, Row
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class Shop:
     def dsn(self) -> str:
         return self.db.dsn
 
+    @property
+    def tables_dsn(self) -> str:
+        """Where the company's tables are."""
+        return self.db.dsn
+
+    def on_tables(self, query: LiteralString | sql.Composed) -> list[Row]:
+        """Runs one statement there."""
+        with psycopg.connect(self.tables_dsn, autocommit=True) as conn:
+            cursor = conn.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
     def payment(self, **fields: Any) -> dict[str, Any]:
         """A payment that becomes a ticket."""
         return self.db.payment(self.company, self.route, **fields)
@@ -41,7 +52,7 @@ class Shop:
     @contextlib.contextmanager
     def hold(self, payment: dict[str, Any]) -> Generator[None]:
         """Another session has created this payment's ticket, keeps its transaction open, then rolls back."""
-        with self.db.connect() as other:
+        with self.db.connect(dsn=self.tables_dsn) as other:
             other.execute("select farebox.create_ticket(%s)", [json.dumps(payment)])
             try:
                 yield
@@ -50,7 +61,7 @@ class Shop:
 
     def fail_tickets(self, sqlstate: str, *, otp: str, times: int = 10**9) -> None:
         """The next `times` statements that create a ticket with this OTP raise this error."""
-        self.db.execute(
+        self.on_tables(
             sql.SQL(
                 """
                 create sequence public.failures;
@@ -76,8 +87,8 @@ class Shop:
 
     def failures(self) -> int:
         """How often the statements of `fail_tickets` ran."""
-        count: int = self.db.value("select last_value from public.failures")
-        return count
+        [(count,)] = self.on_tables("select last_value from public.failures")
+        return int(count)
 
     def tickets(self) -> int:
         """How many there are in the database."""

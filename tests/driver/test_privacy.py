@@ -94,7 +94,7 @@ def test_what_the_client_says_names_nobody(shop: Shop, connect: Call, everything
 def test_errors_name_nobody(shop: Shop, connect: Call, everything: Everything) -> None:
     client = connect(shop.dsn, on_event=everything.hook, backoff=0.001)
     # PostgreSQL quotes the whole row: "Failing row contains (…)".
-    shop.db.execute("alter table farebox.tickets add constraint unlucky check (amount <> 13)")
+    shop.on_tables("alter table farebox.tickets add constraint unlucky check (amount <> 13)")
     unlucky = secret_payment(shop, amount=13)
     for method, argument in (("create_ticket", unlucky), ("create_tickets", [unlucky])):
         with pytest.raises(DataError) as refused:
@@ -121,7 +121,7 @@ def test_errors_name_nobody(shop: Shop, connect: Call, everything: Everything) -
     with pytest.raises(FareboxError) as transient:
         client("create_ticket", secret_payment(shop))
     everything.add(transient.value)
-    everything.assert_clean(says="on purpose")
+    everything.assert_clean(says="attempt 1 failed")
 
 
 async def test_a_forgotten_task_names_nobody(shop: Shop, everything: Everything) -> None:
@@ -173,7 +173,11 @@ def test_a_password_is_nowhere(shop: Shop, everything: Everything) -> None:
 
 @pytest.mark.parametrize("own_server", ["pg15", "pg18"], indirect=True)
 def test_the_servers_log_names_nobody(own_db: Database, connect: Call) -> None:
-    shop = open_shop(own_db)
+    assert_the_servers_log_names_nobody(open_shop(own_db), connect)
+
+
+def assert_the_servers_log_names_nobody(shop: Shop, connect: Call) -> None:
+    """Whatever a client sends, and whatever goes wrong with it."""
     client = connect(shop.dsn, strict=False, backoff=0.001)
     payment = secret_payment(shop)
     requests = [
@@ -191,15 +195,9 @@ def test_the_servers_log_names_nobody(own_db: Database, connect: Call) -> None:
     client("create_tickets", requests)
     client("apply_unapplied_payments")
     client("tickets_by_phone", shop.company, PHONE)
-    own_db.execute(
-        "create function public.fail() returns trigger language plpgsql as"
-        " $$ begin raise exception 'on purpose' using errcode = '40001'; end $$"
-    )
-    own_db.execute(
-        "create trigger fail before insert on farebox.tickets for each row execute function public.fail()"
-    )
+    shop.fail_tickets("40001", otp=OTP)
     with pytest.raises(FareboxError):
         client("create_ticket", secret_payment(shop))
-    log = (own_db.server.cluster.data_dir / "server.log").read_text()
+    log = (shop.db.server.cluster.data_dir / "server.log").read_text()
     assert "on purpose" in log
     assert_clean(log)

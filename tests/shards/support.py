@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import secrets
@@ -24,7 +25,9 @@ _TABLES = (
     *("companies", "routes", "payment_codes", "tickets", "transactions", "unapplied_payments"),
     *("company_logins", "ticket_queue", "ticket_queue_dead", "ticket_queue_pauses"),
 )
-_SHARD_TABLES = (*_TABLES, "claims", "foreign_subjects")
+_EMPTY = sql.SQL("truncate {}").format(
+    sql.SQL(", ").join(sql.Identifier("farebox", name) for name in (*_TABLES, "claims", "foreign_subjects"))
+)
 
 _serial = itertools.count(1)
 
@@ -66,16 +69,28 @@ class Sharded:
         return self.server_of(name).dsn(self.names[name])
 
     def on(
-        self, name: str, query: LiteralString | sql.Composed, params: Parameters | None = None
+        self,
+        name: str,
+        query: LiteralString | sql.Composed | sql.SQL,
+        params: Parameters | None = None,
     ) -> list[Row]:
         """Runs one statement on a shard as superuser."""
         with psycopg.connect(self.shard_dsn(name), autocommit=True) as conn:
             cursor = conn.execute(query, params)
             return cursor.fetchall() if cursor.description else []
 
-    def on_all(self, query: LiteralString | sql.Composed, params: Parameters | None = None) -> list[Row]:
+    def on_all(
+        self, query: LiteralString | sql.Composed | sql.SQL, params: Parameters | None = None
+    ) -> list[Row]:
         """On every shard, one after the other."""
         return [row for name in SHARDS for row in self.on(name, query, params)]
+
+    def shard_of(self, key: UUID | str) -> int:
+        """The number of the shard of a company, or that has a payment in the registry, as the guide says."""
+        digest = hashlib.md5(str(key).encode()).hexdigest()
+        partition = int(digest[:8], 16) % self.layout.partitions
+        [number] = [shard.number for shard in self.layout.shards if partition in shard.partitions]
+        return number
 
     def company_on(self, name: str) -> UUID:
         """An id of a company, not there yet, that belongs on that shard."""
@@ -106,17 +121,21 @@ class Sharded:
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
 
+    def empty(self) -> None:
+        """Empties all shards."""
+        self.on_all(_EMPTY)
+
     def clean(self) -> None:
-        """Empties all shards, and has their clocks go again."""
+        """Empties all shards, and has all clocks go again."""
         clock = (
             (db_dir() / "functions/_now.sql")
             .read_text()
             .replace("create function", "create or replace function")
         )
-        tables = sql.SQL(", ").join(sql.Identifier("farebox", name) for name in _SHARD_TABLES)
-        for name in SHARDS:
-            with psycopg.connect(self.shard_dsn(name), autocommit=True) as conn:
-                conn.execute(sql.SQL("truncate {}").format(tables))
+        for dsn in (self.dsn, *map(self.shard_dsn, SHARDS)):
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                if dsn != self.dsn:
+                    conn.execute(_EMPTY)
                 conn.execute(clock.encode())
 
     def drop(self) -> None:
@@ -250,11 +269,17 @@ class RoutedDatabase(Database):
         )
         return code
 
-    def set_clock(self, now: datetime) -> None:
-        """Stops the shards' clocks."""
-        self.sharded.on_all(
-            sql.SQL(
-                "create or replace function farebox._now() returns timestamptz"
-                " language sql volatile parallel safe as $$ select {}::timestamptz $$"
-            ).format(sql.Literal(now))
+    def wait_for_blocked(self, sessions: int) -> None:
+        """Returns when at least so many sessions wait for a lock on the shards."""
+        self.wait_until(
+            "select count(*) >= %s from pg_catalog.pg_stat_activity"
+            " where datname = any (%s) and wait_event_type = 'Lock'",
+            [sessions, list(self.sharded.names.values())],
         )
+
+    def on_tables(
+        self, query: LiteralString | sql.Composed | sql.SQL, params: Parameters | None = None
+    ) -> None:
+        """Runs one statement on the router and on every shard."""
+        self.execute(query, params)
+        self.sharded.on_all(query, params)

@@ -1,57 +1,102 @@
 # pyright: reportUnusedImport=false
-# ruff: noqa: F401 - the tests that are imported run here, against the router that this folder's ``db`` is
-"""What the core promises of one database, asked of a router as it stands: the very same test functions.
+# ruff: noqa: F401 - a fixture of the tests that run here
+"""What the core promises of one database, asked of a router as it stands: all but what is named here."""
 
-Left out, because they take the database apart and a router has nothing inside: tests that break or lock
-tables and functions (``test_records``: the same code runs on the shards), that set a session's clock (the
-model of ``test_sequential_meaning``, ``test_attempts_are_counted_…``: a router asks its shards' clocks), and
-that wait for a session that waits for a lock (on a router it waits for a shard: races have tests of their
-own in ``test_registry`` and ``test_lost_shards``). Of the fuzz test one role is run, for its time;
-``farebox_app`` and ``farebox_admin`` were run by hand.
-"""
+from __future__ import annotations
+
+from typing import Any
 
 import psycopg
 import pytest
 
-from tests.core import test_fuzz
+from tests.core import (
+    test_concurrency_codes,
+    test_concurrency_payments,
+    test_deadlocks,
+    test_fuzz,
+    test_outcomes,
+    test_records,
+    test_security_catalog,
+    test_security_logins,
+    test_unapplied,
+)
 from tests.core.support import Connection, Shop, create
-from tests.core.test_concurrency_payments import (
-    test_of_many_callers_at_once_one_creates,
-    test_two_who_apply_kept_payments_at_once_create_each_once,
-)
-from tests.core.test_outcomes import (
-    test_a_batch_has_at_most_10_000_elements,
-    test_a_json_number_is_no_id,
-    test_a_later_payment_has_a_later_ticket_id,
-    test_a_payment_becomes_a_ticket_once,
-    test_a_retry_gets_its_ticket_whatever_has_happened_since,
-    test_a_spent_code_reads_exhausted_and_a_late_one_expired,
-    test_an_empty_batch_has_no_rows,
-    test_another_companys_payment_is_unavailable_and_nothing_else_is_told,
-    test_commission_is_rounded_half_away_from_zero,
-    test_inside_a_batch_the_lowest_ordinals_get_the_last_uses,
-    test_of_several_faults_the_first_of_the_contract_is_told,
-    test_what_differs_is_told_in_order_and_the_rate_never_is,
-    test_what_is_no_array_is_misuse,
-)
-from tests.core.test_records import (
-    test_many_who_repair_and_replay_at_once_write_each_record_once,
-    test_the_repair_writes_so_many_and_no_more,
-)
-from tests.core.test_unapplied import (
-    test_a_limit_out_of_range_is_misuse,
-    test_a_masked_redelivery_does_not_erase_the_good_request,
-    test_another_companys_success_resolves_the_payment_and_tells_neither_of_the_other,
-    test_every_rejected_payment_with_an_id_is_kept,
-    test_kept_payments_are_applied_once_their_cause_is_gone,
-    test_what_is_no_rejected_payment_is_not_kept,
-)
+from tests.core.test_security_logins import shops
+from tests.shards.contract import INSIDE, OPEN_TRANSACTION, OWN_ROWS, Reason, suite
 from tests.shards.support import RoutedDatabase
+
+_ROUTERS_OWN = Reason("test_setup compares the rights of a router's functions with those of a database")
+_LEFT_OUT: dict[Any, dict[str, Reason]] = {
+    test_concurrency_codes: dict.fromkeys(
+        (
+            "test_a_code_with_far_more_takers_gives_exactly_its_limit",
+            "test_a_use_set_free_by_a_lost_ticket_goes_to_the_next",
+            "test_uses_move_on_as_often_as_tickets_are_lost",
+            "test_a_lost_ticket_also_gives_way_to_the_same_payment_with_another_code",
+            "test_a_retry_whose_code_was_spent_while_it_waited_is_a_duplicate",
+            "test_a_payment_waits_for_a_change_of_its_code",
+            "test_a_change_of_a_code_waits_for_payments",
+            "test_a_code_whose_time_ends_while_a_payment_waits_is_expired",
+            "test_no_ticket_is_younger_than_the_end_of_its_code",
+            "test_the_sweep_does_not_wait_for_payments",
+            "test_limits_that_go_up_and_down_under_load_are_kept",
+        ),
+        OPEN_TRANSACTION,
+    ),
+    test_concurrency_payments: dict.fromkeys(
+        (
+            "test_the_others_wait_for_how_the_first_ends",
+            "test_each_of_those_who_wait_may_fail_in_turn",
+            "test_who_asks_otherwise_for_a_payment_on_its_way_gets_the_truth",
+            "test_a_rejection_kept_while_the_payment_waits_is_resolved_by_its_success",
+            "test_a_payment_being_applied_is_created_once_by_its_redelivery",
+            "test_a_rejection_that_waits_for_the_success_does_not_reopen_the_payment",
+        ),
+        OPEN_TRANSACTION,
+    ),
+    test_deadlocks: {},
+    test_fuzz: {
+        "test_no_argument_of_any_function_raises_what_is_not_announced": Reason(
+            "for its time only one role of it, below; the others were run by hand"
+        ),
+    },
+    test_outcomes: {},
+    test_records: {
+        "test_a_record_that_cannot_be_written_costs_no_ticket": INSIDE,
+        "test_a_locked_table_of_records_costs_no_ticket": INSIDE,
+        "test_what_can_never_be_repaired_does_not_stand_in_the_way": INSIDE,
+        "test_two_who_repair_at_once_write_each_record_once": OPEN_TRANSACTION,
+        "test_a_replay_waits_for_the_repair_in_hand": OPEN_TRANSACTION,
+    },
+    test_security_catalog: {
+        "test_each_role_may_execute_what_it_is_for_and_nothing_else": _ROUTERS_OWN,
+        "test_each_role_touches_the_tables_it_is_for_and_no_others": OWN_ROWS,
+    },
+    test_security_logins: {
+        "test_a_bound_login_sees_its_own_company_whatever_it_sets": OWN_ROWS,
+        "test_an_unbound_login_sees_the_company_that_is_set_and_nothing_when_none_is": OWN_ROWS,
+        "test_a_prepared_statement_follows_the_setting": OWN_ROWS,
+        "test_a_bound_login_cannot_change_who_it_is": OWN_ROWS,
+        "test_a_login_that_may_act_as_another_still_sees_its_own_company": OWN_ROWS,
+        "test_a_cheap_function_does_not_see_others_rows_before_the_policy": OWN_ROWS,
+        "test_the_request_of_one_company_is_not_told_to_another": OWN_ROWS,
+        "test_planted_objects_are_not_found_when_a_company_reads": OWN_ROWS,
+    },
+    test_unapplied: {},
+}
+for _module, _left_out in _LEFT_OUT.items():
+    globals().update(suite(_module, _left_out))
 
 
 @pytest.fixture
 def shop(db: RoutedDatabase) -> Shop:
     return Shop(db)
+
+
+@pytest.fixture
+def rounds() -> int:
+    """Of the tests against deadlocks; each has some ten calls of several shards."""
+    return 10
 
 
 @pytest.fixture

@@ -87,10 +87,20 @@ def test_a_rejected_payment_blocks_nobody_and_its_kept_request_resolves(
 def test_a_payment_goes_back_and_forth_until_somebody_has_its_ticket(
     companies: Companies, conn: Connection
 ) -> None:
+    """What is kept of it is kept once on each shard that refused it, and all of it resolves.
+
+    Seen to fail (`resolved`) when only the company before the last one is told.
+    """
     payment = companies.db.sharded.payment_at("one")
     for shard in ("one", "two", "one", "three", "two"):
         assert said(create(conn, companies.pay(shard, payment, monime_otp="?"))) == ["otp_invalid"]
+    kept = "select attempts, resolved_at is null from farebox.unapplied_payments order by 1"
+    assert companies.db.execute(kept) == [(1, True), (2, True), (2, True)]
     assert said(create(conn, companies.pay("one", payment))) == ["created"]
+    assert companies.db.execute(kept) == [(1, False), (2, False), (2, False)]
+    nameless = companies.pay("one", payment, company_id=None)
+    assert said(create(conn, nameless)) == ["company_id_invalid"]
+    assert companies.db.execute("select from farebox.list_unapplied_payments()") == []
     assert said(create(conn, companies.pay("two", payment))) == ["transaction_id_unavailable"]
     assert violations(companies.db) == []
 

@@ -79,6 +79,12 @@ class Database:
         [[value]] = self.execute(query, params)
         return value
 
+    def on_tables(
+        self, query: LiteralString | sql.Composed | sql.SQL, params: Parameters | None = None
+    ) -> None:
+        """Runs one statement where the tables are: here, but on all shards where this is a router."""
+        self.execute(query, params)
+
     # -- what other sessions do -------------------------------------------------------------------------
 
     def wait_until_blocked(
@@ -164,7 +170,7 @@ class Database:
 
     def set_clock(self, now: datetime) -> None:
         """Stops Farebox's clock at that moment, for every session, until it is set again."""
-        self.execute(
+        self.on_tables(
             sql.SQL(
                 "create or replace function farebox._now() returns timestamptz"
                 " language sql volatile parallel safe as $$ select {}::timestamptz $$"

@@ -80,7 +80,10 @@ declare
   v_yield record;
   v_claim farebox._routed_claim := row(p_subject, p_asking, null, null, null, '{}');
 begin
-  if p_is_open then
+  if p_number > 1 then
+    -- Others have asked in vain before: what is kept of them may be on any shard.
+    v_claim.resolve_ats := array(select distinct p.at from farebox.partitions as p);
+  elsif p_is_open then
     v_claim.resolve_ats := array[v_home];
   end if;
   for v_try in 1 .. 5 loop

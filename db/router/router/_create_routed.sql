@@ -15,7 +15,8 @@ declare
   v_claims farebox._routed_claim[] := '{}';
   v_part record;
   v_outcomes farebox.ticket_outcome[] := '{}';
-  v_stolen int[];
+  v_stolen int[] := '{}';
+  v_is_nameless boolean := false;
 begin
   if p_has_registry then
     v_claimed := farebox._claim_subjects(p_elements, 'p', v_down);
@@ -49,17 +50,21 @@ begin
     end;
   end if;
 
-  if v_claims <> '{}' then
+  if p_has_registry then
+    select coalesce(array_agg(o.ordinal) filter (where o.reason = 'transaction_id_unavailable'), '{}'),
+      coalesce(bool_or(o.reason = 'company_id_invalid'), false)
+    into v_stolen, v_is_nameless
+    from unnest(v_outcomes) as o
+    where o.reason is not null;
+  end if;
+  if v_claims <> '{}' or v_is_nameless then
     perform farebox._resolve_elsewhere(v_elements, v_outcomes, v_claims);
   end if;
-  if p_has_registry then
-    v_stolen := array(select o.ordinal from unnest(v_outcomes) as o where o.reason = 'transaction_id_unavailable');
-    if v_stolen <> '{}' and p_attempt < 4 then
-      -- Between the claim and the ticket another company asked for the payment. Whoever has a ticket now keeps it; if that company's
-      -- request came to nothing, the payment comes back.
-      v_outcomes := array(select o from unnest(v_outcomes) as o where o.ordinal <> all (v_stolen)) || farebox._create_routed(
-        array(select e from unnest(p_elements) as e where e.ordinal = any (v_stolen)), p_has_registry, p_attempt + 1);
-    end if;
+  if v_stolen <> '{}' and p_attempt < 4 then
+    -- Between the claim and the ticket another company asked for the payment. Whoever has a ticket now keeps it; if that company's
+    -- request came to nothing, the payment comes back.
+    v_outcomes := array(select o from unnest(v_outcomes) as o where o.ordinal <> all (v_stolen)) || farebox._create_routed(
+      array(select e from unnest(p_elements) as e where e.ordinal = any (v_stolen)), p_has_registry, p_attempt + 1);
   end if;
   if cardinality(v_outcomes) < cardinality(v_elements) then
     v_outcomes := v_outcomes || array(

@@ -10,8 +10,9 @@ language plpgsql volatile security invoker
 as $$
 declare
   v_open record;
+  v_ticket_id uuid;
 begin
-  -- A loop over the few that wait elsewhere.
+  -- A loop over the few that wait elsewhere, and those that name no company, which wait with their payment's registry.
   for v_open in
     select distinct a.at, c.subject, coalesce(c.ticket_id, o.ticket_id, o.existing_ticket_id) as ticket_id
     from unnest(p_claims) as c
@@ -19,9 +20,14 @@ begin
     left join unnest(p_elements) as e on e.subject = c.subject and e.company_id = c.asking
     left join unnest(p_outcomes) as o on o.ordinal = e.ordinal
     where coalesce(c.ticket_id, o.ticket_id, o.existing_ticket_id) is not null
+    union
+    select e.at, e.subject, null from unnest(p_elements) as e where e.company_id is null and e.subject is not null
   loop
     begin
-      perform farebox._at_resolve(v_open.at, v_open.subject, v_open.ticket_id);
+      v_ticket_id := coalesce(v_open.ticket_id, farebox._ticket_of(v_open.subject));
+      if v_ticket_id is not null then
+        perform farebox._at_resolve(v_open.at, v_open.subject, v_ticket_id);
+      end if;
     exception when others or query_canceled then
       perform farebox._skip_lost_shard(sqlstate, sqlerrm);
     end;

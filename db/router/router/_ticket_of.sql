@@ -9,6 +9,9 @@ as $$
 declare
   v_company_id uuid := (select c.id from farebox._at_claimed_by(farebox._partition_of(p_payment), p_payment) as c(id));
 begin
+  if v_company_id is null then
+    return null;
+  end if;
   return (select t.id from farebox._at_ticket_of(farebox._partition_of(v_company_id::text), p_payment) as t(id));
 end
 $$;

@@ -15,9 +15,6 @@ declare
   v_ids text[] := '{}';
   v_ats int[] := '{}';
   v_page record;
-  v_outcomes farebox.ticket_outcome[];
-  v_open record;
-  v_ticket_id uuid;
 begin
   perform farebox._check_limit(p_limit, 10000);
 
@@ -37,35 +34,11 @@ begin
     end;
   end loop;
 
-  select array_agg(r.ids order by r.seen, r.ids), array_agg(r.ats order by r.seen, r.ids), array_agg(r.requests order by r.seen, r.ids)
-  into v_ids, v_ats, v_requests
-  from (
-    select r.* from unnest(v_seen, v_ids, v_ats, v_requests) as r(seen, ids, ats, requests)
-    order by r.seen, r.ids
-    limit p_limit) as r;
-  if v_ids is null then
-    return;
-  end if;
-  v_outcomes := array(
-    select o from farebox.create_tickets(('[' || array_to_string(v_requests, ',') || ']')::json) as o);
-
-  -- A loop over those whose ticket another company has: what a lost call or shard left open, where the request has no company itself.
-  for v_open in
-    select i.id, i.at, o.ordinal
-    from unnest(v_ids, v_ats) with ordinality as i(id, at, ordinal)
-    join unnest(v_outcomes) as o on o.ordinal = i.ordinal
-    where o.reason = 'company_id_invalid' and (select s.has_registry from farebox.sharding as s)
-  loop
-    begin
-      v_ticket_id := farebox._ticket_of(v_open.id);
-      if v_ticket_id is not null then
-        perform farebox._at_resolve(v_open.at, v_open.id, v_ticket_id);
-      end if;
-    exception when others or query_canceled then
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-    end;
-  end loop;
-  return query select o.* from unnest(v_outcomes) as o order by o.ordinal;
+  v_requests := array(
+    select r.request from unnest(v_seen, v_ids, v_ats, v_requests) as r(seen, id, at, request)
+    order by r.seen, r.id collate "C", r.at
+    limit p_limit);
+  return query select o.* from farebox.create_tickets(('[' || array_to_string(v_requests, ',') || ']')::json) as o;
 end
 $$;
 
