@@ -9,7 +9,7 @@ BENCH ?= scenario pg15 create --floor
 .DELETE_ON_ERROR:
 # Linters, then tests, whatever -j says: the closing line of pytest is the last word.
 .NOTPARALLEL:
-.PHONY: help setup demo demo-shards test lint check pgtap apt bench migration clean
+.PHONY: help setup demo demo-shards test lint check pgtap apt bench picture migration clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -42,6 +42,9 @@ apt: .venv/.dev ## what the tests need from Debian; .ci/debian-packages lists it
 
 bench: .venv/.bench ## a benchmark: make bench BENCH="queue_rate --what fairness"
 	$(BIN)/python -m tests.bench $(BENCH)
+
+picture: .venv/.dev ## the picture of `farebox top` in driver/OPERATIONS.md, from a real terminal (tmux)
+	$(BIN)/python -m tests.tools.top_picture driver/top.svg
 
 migration: .venv/.dev ## freeze what changed in db/: NAME=verb-object; without it the unreleased ones anew
 	$(BIN)/python -m tests.tools.freeze_migrations $(if $(NAME),--new $(NAME),--regenerate-unreleased)

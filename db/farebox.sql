@@ -15,6 +15,7 @@
 \ir tables/ticket_queue.sql
 \ir tables/ticket_queue_dead.sql
 \ir tables/ticket_queue_pauses.sql
+\ir tables/tally.sql
 \ir functions/_trimmed.sql
 \ir functions/_json_object.sql
 \ir functions/_jsonb_text.sql
@@ -33,6 +34,7 @@
 \ir functions/_parse_batch.sql
 \ir functions/_differing.sql
 \ir functions/_looks_replayed.sql
+\ir functions/_count_outcomes.sql
 \ir functions/_answer_replay.sql
 \ir functions/_batch_id.sql
 \ir functions/_read_requests.sql
@@ -82,6 +84,7 @@
 \ir functions/_claim_requests.sql
 \ir functions/_keep_dead_requests.sql
 \ir functions/_give_up_request.sql
+\ir functions/_count_retries.sql
 \ir functions/_process_requests.sql
 \ir functions/process_ticket_queue.sql
 \ir functions/begin_queued_request.sql
@@ -98,6 +101,7 @@
 \ir functions/resume_company_queue.sql
 \ir functions/list_paused_companies.sql
 \ir functions/metrics_tickets.sql
+\ir functions/metrics_retries.sql
 \ir functions/metrics_batches.sql
 \ir functions/metrics_unapplied.sql
 \ir functions/metrics_codes.sql

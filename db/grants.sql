@@ -34,6 +34,7 @@ grant execute on function
   farebox.purge_unapplied_payments(timestamptz, int),
   farebox.purge_dead_requests(timestamptz, int),
   farebox.metrics_tickets(),
+  farebox.metrics_retries(),
   farebox.metrics_batches(),
   farebox.metrics_unapplied(),
   farebox.metrics_codes(),

@@ -1,6 +1,7 @@
 -- Undoes 0002.create-tables. Made from db/ by tests/tools/freeze_migrations.py; see README.md here.
 
 set role farebox_owner;
+drop table farebox.tally;
 drop table farebox.ticket_queue_pauses;
 drop table farebox.ticket_queue_dead;
 drop table farebox.ticket_queue;

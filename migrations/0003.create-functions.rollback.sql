@@ -29,6 +29,7 @@ drop function farebox.metrics_storage();
 drop function farebox.metrics_codes();
 drop function farebox.metrics_unapplied();
 drop function farebox.metrics_batches();
+drop function farebox.metrics_retries();
 drop function farebox.metrics_tickets();
 drop function farebox.list_paused_companies();
 drop function farebox.resume_company_queue(p_company_id uuid);
@@ -49,6 +50,7 @@ drop function farebox.process_ticket_queue(p_limit int);
 drop function farebox._process_requests(p_ids bigint[], p_places tid[], p_batch json, p_begun boolean, out
   taken int, out created int, out duplicates int, out conflicts int, out rejected int, out retried int, out
   dead int);
+drop function farebox._count_retries(p_retries int, p_given_up int);
 drop function farebox._give_up_request(p_request farebox.ticket_queue, p_reason text, p_now timestamptz);
 drop function farebox._keep_dead_requests(p_queue_ids bigint[], p_reasons text[], p_details text[], p_now
   timestamptz);
@@ -109,6 +111,7 @@ drop function farebox._read_requests(p_batch json, p_is_clean boolean, out reque
   out has_code boolean, out transaction_ids text[]);
 drop function farebox._batch_id();
 drop function farebox._answer_replay(p_batch json);
+drop function farebox._count_outcomes(p_duplicates int, p_conflicts int, p_rejections int);
 drop function farebox._looks_replayed(p_batch json);
 drop function farebox._differing(p_route_id uuid, p_phone text, p_code text, p_otp text, p_amount bigint,
   p_new_route_id uuid, p_new_phone text, p_new_code text, p_new_otp text, p_new_amount bigint);

@@ -469,6 +469,33 @@ comment on function farebox._looks_replayed(json) is 'Internal: a guess whether 
 
 reset role;
 
+-- [copy of db/functions/_count_outcomes.sql]
+-- Purpose: counts answers that leave no row behind, for metrics_tickets(). What counts is PostgreSQL itself, see tables/tally.sql.
+-- Parameters: how many.  Returns: nothing.
+set role farebox_owner;
+
+create function farebox._count_outcomes(p_duplicates int, p_conflicts int, p_rejections int)
+returns void
+language plpgsql volatile security invoker
+as $$
+begin
+  -- Loops, because there are 200 marks. Nothing is fetched: the offset passes over all that is read.
+  for v_counted in 0 .. p_duplicates - 1 by 200 loop
+    perform from farebox.tally as t where t.duplicates <= p_duplicates - v_counted offset 200;
+  end loop;
+  for v_counted in 0 .. p_conflicts - 1 by 200 loop
+    perform from farebox.tally as t where t.conflicts <= p_conflicts - v_counted offset 200;
+  end loop;
+  for v_counted in 0 .. p_rejections - 1 by 200 loop
+    perform from farebox.tally as t where t.rejections <= p_rejections - v_counted offset 200;
+  end loop;
+end
+$$;
+
+comment on function farebox._count_outcomes(int, int, int) is 'Internal: counts duplicates, conflicts and rejections';
+
+reset role;
+
 -- [copy of db/functions/_answer_replay.sql]
 -- Purpose: the short way of a batch that has been here before: every payment has its ticket, so nothing but the answer is left to do.
 -- Parameters: p_batch.  Returns: the outcomes in order; null when any element, record or open unapplied payment needs the long way.
@@ -482,6 +509,9 @@ as $$
 declare
   v_outcomes farebox.ticket_outcome[];
   v_is_replay boolean;
+  v_duplicates int;
+  v_conflicts int;
+  v_rejections int;
 begin
   with compared as (
     select
@@ -502,22 +532,32 @@ begin
       select u.resolved_at is null as is_open from farebox.unapplied_payments as u
       where u.monime_transaction_id = e.transaction_id offset 0) as u on true
     offset 0
+  ),
+  judged as (
+    select c.*, case when not c.is_own then 'rejected' when c.differing = '{}' then 'duplicate' else 'conflict' end as outcome
+    from compared as c
+    offset 0
   )
   select
     array_agg(row(
-      c.ordinal, c.given_id,
-      case when not c.is_own then 'rejected' when c.differing = '{}' then 'duplicate' else 'conflict' end,
-      case when not c.is_own then 'transaction_id_unavailable' end,
-      case when c.is_own and c.differing = '{}' then c.id end,
-      case when c.is_own and c.differing <> '{}' then c.id end,
-      case when c.is_own and c.differing <> '{}' then c.differing end,
-      c.is_own and c.differing = '{}')::farebox.ticket_outcome order by c.ordinal),
-    bool_and(c.id is not null and c.is_open is not true and c.id_may_be_number is not true
-      and (c.is_recorded or not c.is_own or c.differing <> '{}'))
-  into v_outcomes, v_is_replay
-  from compared as c;
+      j.ordinal,
+      j.given_id,
+      j.outcome,
+      case j.outcome when 'rejected' then 'transaction_id_unavailable' end,
+      case j.outcome when 'duplicate' then j.id end,
+      case j.outcome when 'conflict' then j.id end,
+      case j.outcome when 'conflict' then j.differing end,
+      j.outcome = 'duplicate')::farebox.ticket_outcome order by j.ordinal),
+    bool_and(j.id is not null and j.is_open is not true and j.id_may_be_number is not true
+      and (j.is_recorded or j.outcome <> 'duplicate')),
+    (count(*) filter (where j.outcome = 'duplicate'))::int,
+    (count(*) filter (where j.outcome = 'conflict'))::int,
+    (count(*) filter (where j.outcome = 'rejected'))::int
+  into v_outcomes, v_is_replay, v_duplicates, v_conflicts, v_rejections
+  from judged as j;
 
   if v_is_replay then
+    perform farebox._count_outcomes(v_duplicates, v_conflicts, v_rejections);
     return v_outcomes;
   end if;
   return null;
@@ -934,6 +974,9 @@ as $$
 declare
   v_outcomes farebox.ticket_outcome[];
   v_vanished boolean;
+  v_duplicates int;
+  v_conflicts int;
+  v_rejections int;
   -- Every candidate became a ticket, so none of them needs a look-up.
   v_all_created boolean := p_created = (select count(*) from unnest(p_requests) as r where r.reason is null);
 begin
@@ -977,8 +1020,11 @@ begin
       case j.outcome when 'conflict' then j.found_id end,
       case j.outcome when 'conflict' then j.differing end,
       false)::farebox.ticket_outcome order by j.ordinal),
-    coalesce(bool_or(j.found_id is null and (j.reason = 'known' or j.reason is null and not v_all_created)), false)
-  into v_outcomes, v_vanished
+    coalesce(bool_or(j.found_id is null and (j.reason = 'known' or j.reason is null and not v_all_created)), false),
+    (count(*) filter (where j.outcome = 'duplicate'))::int,
+    (count(*) filter (where j.outcome = 'conflict'))::int,
+    (count(*) filter (where j.outcome = 'rejected'))::int
+  into v_outcomes, v_vanished, v_duplicates, v_conflicts, v_rejections
   from judged as j;
 
   if v_vanished then
@@ -986,6 +1032,7 @@ begin
       message = 'a ticket disappeared while its payment was being looked up',
       hint = 'retry the call';
   end if;
+  perform farebox._count_outcomes(v_duplicates, v_conflicts, v_rejections);
   return v_outcomes;
 end
 $$;
@@ -2813,6 +2860,30 @@ comment on function farebox._give_up_request(farebox.ticket_queue, text, timesta
 
 reset role;
 
+-- [copy of db/functions/_count_retries.sql]
+-- Purpose: counts what becomes of queued requests that failed, for metrics_retries(). What counts is PostgreSQL itself, see tables/tally.sql.
+-- Parameters: how many are to be tried again, how many were given up.  Returns: nothing.
+set role farebox_owner;
+
+create function farebox._count_retries(p_retries int, p_given_up int)
+returns void
+language plpgsql volatile security invoker
+as $$
+begin
+  -- Loops, because there are 200 marks. Nothing is fetched: the offset passes over all that is read.
+  for v_counted in 0 .. p_retries - 1 by 200 loop
+    perform from farebox.tally as t where t.retries <= p_retries - v_counted offset 200;
+  end loop;
+  for v_counted in 0 .. p_given_up - 1 by 200 loop
+    perform from farebox.tally as t where t.given_up <= p_given_up - v_counted offset 200;
+  end loop;
+end
+$$;
+
+comment on function farebox._count_retries(int, int) is 'Internal: counts queued requests that are tried again or given up';
+
+reset role;
+
 -- [copy of db/functions/_process_requests.sql]
 -- Purpose: makes tickets of claimed requests and settles them, or puts them back.
 -- Parameters: p_ids, locked; p_places, where their rows are, or null; p_batch, their requests; p_begun, whether the present attempt is
@@ -2848,6 +2919,7 @@ begin
     v_attempts := v_request.attempts + case when p_begun then 0 else 1 end;
     if v_attempts > c_attempts then  -- each was begun and none ended
       perform farebox._give_up_request(v_request, v_request.reason, farebox._now());
+      perform farebox._count_retries(0, 1);
       dead := 1;
       return;
     end if;
@@ -2904,6 +2976,10 @@ begin
   else
     perform farebox._give_up_request(v_request, 'error_' || v_sqlstate, v_now);
     dead := 1;
+  end if;
+
+  if retried > 0 or dead > 0 then
+    perform farebox._count_retries(retried, dead);
   end if;
 
   -- Whoever waits for outcomes is told, at the commit, whose may be there now.
@@ -2985,6 +3061,9 @@ begin
     return null;
   end if;
   v_claim := farebox._claim_requests(1, true);
+  if exists (select from farebox.ticket_queue as q where q.id = v_claim.ids[1] and q.reason = 'unfinished') then
+    perform farebox._count_retries(1, 0);
+  end if;
   update farebox.ticket_queue as q
   set
     rank = null,
@@ -3553,9 +3632,9 @@ comment on function farebox.list_paused_companies() is 'Companies whose queued r
 reset role;
 
 -- [copy of db/functions/metrics_tickets.sql]
--- Purpose: metrics of what became of payments. Nothing is counted while tickets are sold: these are numbers that PostgreSQL keeps anyway.
--- Returns: one row for each sample, for Prometheus: metric, labels, value. Counters start anew when statistics are reset.
---   Duplicates and conflicts write nothing; they show together as tickets found again by their payment.
+-- Purpose: metrics of what became of payments, from numbers that PostgreSQL keeps: selling writes none of them.
+-- Returns: one row for each sample, for Prometheus: metric, labels, value. Counters include what was rolled back, lag by a second or, in
+--   a long transaction, until its end, and start anew when statistics are reset, the server crashes or a replica is promoted.
 set role farebox_owner;
 
 create function farebox.metrics_tickets()
@@ -3574,9 +3653,12 @@ begin
     where s.schemaname = 'farebox'
 
     union all
-    select 'farebox_tickets_found_again_total', '{}', s.idx_tup_read::double precision
-    from pg_stat_all_indexes as s
-    where s.indexrelid = 'farebox.idx_tickets_transaction_lookup'::regclass
+    select 'farebox_ticket_outcomes_total', jsonb_build_object('outcome', o.outcome), o.answers::double precision
+    from (values
+      ('created', pg_stat_get_tuples_inserted('farebox.tickets'::regclass)),
+      ('duplicate', pg_stat_get_tuples_returned('farebox.idx_tally_duplicates'::regclass)),
+      ('conflict', pg_stat_get_tuples_returned('farebox.idx_tally_conflicts'::regclass)),
+      ('rejected', pg_stat_get_tuples_returned('farebox.idx_tally_rejections'::regclass))) as o (outcome, answers)
 
     union all
     -- -1 is what a table has that was never analyzed.
@@ -3597,6 +3679,41 @@ end
 $$;
 
 comment on function farebox.metrics_tickets() is 'Metrics of tickets and of the rows behind them, for Prometheus';
+
+reset role;
+
+-- [copy of db/functions/metrics_retries.sql]
+-- Purpose: metrics of what is tried again by the queue. What drivers send again they count themselves (farebox_driver_retries_total);
+--   here it shows as duplicates, if the first try had made its ticket.
+-- Returns: one row for each sample: metric, labels, value. Retries: requests put back after an error, one by one or together with their
+--   batch, or begun again because the attempt before never ended; a batch that was rolled back as a whole (its worker died, the
+--   server refused it) is taken anew and not counted. Counters: see metrics_tickets().
+set role farebox_owner;
+
+create function farebox.metrics_retries()
+returns table (metric text, labels jsonb, value double precision)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+-- Whoever watches must not stand in line: a table that is locked costs this group of metrics, not the whole scrape.
+set lock_timeout = '1s'
+as $$
+begin
+  return query
+    select 'farebox_queue_retries_total', '{}'::jsonb, pg_stat_get_tuples_returned('farebox.idx_tally_retries'::regclass)::double precision
+
+    union all
+    select 'farebox_queue_given_up_total', '{}', pg_stat_get_tuples_returned('farebox.idx_tally_given_up'::regclass)::double precision
+
+    union all
+    select 'farebox_queue_backoff', jsonb_build_object('reason', q.reason), count(*)::double precision
+    from farebox.ticket_queue as q
+    where q.ready_at is not null and q.reason is not null
+    group by q.reason;
+end
+$$;
+
+comment on function farebox.metrics_retries() is 'Metrics of queued requests that are tried again, for Prometheus';
 
 reset role;
 

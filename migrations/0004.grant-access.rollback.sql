@@ -27,9 +27,9 @@ revoke execute on function farebox.process_ticket_queue(int), farebox.begin_queu
 revoke execute on function farebox.record_missing_transactions(int), farebox.apply_unapplied_payments(int,
   text), farebox.expire_payment_codes(int), farebox.verify(), farebox.analyze_tables(double precision),
   farebox.purge_unapplied_payments(timestamptz, int), farebox.purge_dead_requests(timestamptz, int),
-  farebox.metrics_tickets(), farebox.metrics_batches(), farebox.metrics_unapplied(), farebox.metrics_codes(),
-  farebox.metrics_storage(), farebox.metrics_server(), farebox.metrics_activity(int), farebox.queue_metrics()
-  from farebox_worker, farebox_admin;
+  farebox.metrics_tickets(), farebox.metrics_retries(), farebox.metrics_batches(),
+  farebox.metrics_unapplied(), farebox.metrics_codes(), farebox.metrics_storage(), farebox.metrics_server(),
+  farebox.metrics_activity(int), farebox.queue_metrics() from farebox_worker, farebox_admin;
 revoke execute on function farebox.enqueue_tickets(json), farebox.queued_outcomes(bigint[], json),
   farebox.queue_size() from farebox_app;
 revoke execute on function farebox.create_tickets(json), farebox.create_ticket(json), farebox.get_ticket(uuid,
@@ -50,6 +50,7 @@ drop policy tickets_own_rows on farebox.tickets;
 drop policy payment_codes_own_rows on farebox.payment_codes;
 drop policy routes_own_rows on farebox.routes;
 drop policy companies_own_rows on farebox.companies;
+alter table farebox.tally disable row level security;
 alter table farebox.ticket_queue_pauses disable row level security;
 alter table farebox.ticket_queue_dead disable row level security;
 alter table farebox.ticket_queue disable row level security;

@@ -12,10 +12,11 @@ alter table farebox.tickets enable row level security;
 alter table farebox.transactions enable row level security;
 alter table farebox.unapplied_payments enable row level security;
 alter table farebox.company_logins enable row level security;
--- Without a policy: of the queue nobody reads rows, whatever is granted.
+-- Without a policy: of the queue and of what counts nobody reads rows, whatever is granted.
 alter table farebox.ticket_queue enable row level security;
 alter table farebox.ticket_queue_dead enable row level security;
 alter table farebox.ticket_queue_pauses enable row level security;
+alter table farebox.tally enable row level security;
 
 -- The subquery makes the planner ask once a statement instead of once a row.
 create policy companies_own_rows on farebox.companies for select to farebox_company
@@ -88,6 +89,7 @@ grant execute on function
   farebox.purge_unapplied_payments(timestamptz, int),
   farebox.purge_dead_requests(timestamptz, int),
   farebox.metrics_tickets(),
+  farebox.metrics_retries(),
   farebox.metrics_batches(),
   farebox.metrics_unapplied(),
   farebox.metrics_codes(),

@@ -1,6 +1,6 @@
 -- drain_ticket_queue: processes the queue until nothing is ready. It commits, so pytest tests what it does.
 begin;
-select plan(10);
+select plan(14);
 
 select throws_ok('call farebox.drain_ticket_queue()', '2D000', null, 'not inside a transaction, where it could not commit');
 select is((select prosecdef from pg_proc where oid = 'farebox.drain_ticket_queue(int, int)'::regprocedure), false, 'it has no rights of its own');
@@ -15,7 +15,9 @@ select throws_ok(format('set local role %I; call farebox.drain_ticket_queue()', 
 from unnest(array['farebox_app', 'farebox_admin', 'farebox_company', 'pg_monitor']) as r(role);
 
 select throws_ok(format('call farebox.drain_ticket_queue(%s)', c.p_limit), 'TK003', 'the limit is ' || c.p_limit, 'TK003: ' || c.p_limit)
-from (values ('0'), ('-1')) as c(p_limit);
+from (values ('0'), ('-1'), ('null'), ('10001')) as c(p_limit);
+select throws_ok(format('call farebox.drain_ticket_queue(100, %s)', c.p_batches), 'TK003', 'the number of batches is ' || c.p_batches, 'TK003: ' || c.p_batches)
+from (values ('0'), ('null')) as c(p_batches);
 
 select * from finish(true);
 rollback;

@@ -66,6 +66,7 @@ insert into allowed values
   ('purge_dead_requests', '{farebox_admin,farebox_worker}'),
   ('metrics_activity', '{farebox_admin,farebox_worker}'),
   ('metrics_tickets', '{farebox_admin,farebox_worker}'),
+  ('metrics_retries', '{farebox_admin,farebox_worker}'),
   ('metrics_batches', '{farebox_admin,farebox_worker}'),
   ('metrics_unapplied', '{farebox_admin,farebox_worker}'),
   ('metrics_codes', '{farebox_admin,farebox_worker}'),

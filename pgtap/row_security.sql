@@ -14,7 +14,8 @@ select is_empty(
 
 select is_empty(
   $$select polrelid::regclass, polname from pg_policy
-    where polrelid in ('farebox.ticket_queue'::regclass, 'farebox.ticket_queue_dead'::regclass, 'farebox.ticket_queue_pauses'::regclass)$$,
+    where polrelid in ('farebox.ticket_queue'::regclass, 'farebox.ticket_queue_dead'::regclass, 'farebox.ticket_queue_pauses'::regclass,
+      'farebox.tally'::regclass)$$,
   'the queue has no policy: nobody reads its rows, whatever is granted');
 
 -- Companies 1 and 2, each with a route, a code, a ticket, a record and an unapplied payment; a third payment is nobody's.

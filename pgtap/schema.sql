@@ -1,6 +1,6 @@
 -- The schema: tables, columns, types, constraints and signatures that other people's SQL depends on.
 begin;
-select plan(123);
+select plan(124);
 
 -- Columns ------------------------------------------------------------------------------------------------------
 
@@ -79,6 +79,11 @@ insert into expected_column values
   ('ticket_queue_dead', 'fingerprint', 'bytea', 'not null', NULL, NULL),
   ('ticket_queue_pauses', 'company_id', 'uuid', 'not null', NULL, NULL),
   ('ticket_queue_pauses', 'paused_at', 'timestamp with time zone', 'not null', NULL, NULL),
+  ('tally', 'duplicates', 'smallint', 'not null', NULL, NULL),
+  ('tally', 'conflicts', 'smallint', 'not null', NULL, NULL),
+  ('tally', 'rejections', 'smallint', 'not null', NULL, NULL),
+  ('tally', 'retries', 'smallint', 'not null', NULL, NULL),
+  ('tally', 'given_up', 'smallint', 'not null', NULL, NULL),
   ('company_logins', 'login', 'name', 'not null', NULL, 'C'),
   ('company_logins', 'company_id', 'uuid', 'not null', NULL, NULL),
   ('company_logins', 'created_at', 'timestamp with time zone', 'not null', 'farebox._now()', NULL);

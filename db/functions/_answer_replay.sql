@@ -10,6 +10,9 @@ as $$
 declare
   v_outcomes farebox.ticket_outcome[];
   v_is_replay boolean;
+  v_duplicates int;
+  v_conflicts int;
+  v_rejections int;
 begin
   with compared as (
     select
@@ -30,22 +33,32 @@ begin
       select u.resolved_at is null as is_open from farebox.unapplied_payments as u
       where u.monime_transaction_id = e.transaction_id offset 0) as u on true
     offset 0
+  ),
+  judged as (
+    select c.*, case when not c.is_own then 'rejected' when c.differing = '{}' then 'duplicate' else 'conflict' end as outcome
+    from compared as c
+    offset 0
   )
   select
     array_agg(row(
-      c.ordinal, c.given_id,
-      case when not c.is_own then 'rejected' when c.differing = '{}' then 'duplicate' else 'conflict' end,
-      case when not c.is_own then 'transaction_id_unavailable' end,
-      case when c.is_own and c.differing = '{}' then c.id end,
-      case when c.is_own and c.differing <> '{}' then c.id end,
-      case when c.is_own and c.differing <> '{}' then c.differing end,
-      c.is_own and c.differing = '{}')::farebox.ticket_outcome order by c.ordinal),
-    bool_and(c.id is not null and c.is_open is not true and c.id_may_be_number is not true
-      and (c.is_recorded or not c.is_own or c.differing <> '{}'))
-  into v_outcomes, v_is_replay
-  from compared as c;
+      j.ordinal,
+      j.given_id,
+      j.outcome,
+      case j.outcome when 'rejected' then 'transaction_id_unavailable' end,
+      case j.outcome when 'duplicate' then j.id end,
+      case j.outcome when 'conflict' then j.id end,
+      case j.outcome when 'conflict' then j.differing end,
+      j.outcome = 'duplicate')::farebox.ticket_outcome order by j.ordinal),
+    bool_and(j.id is not null and j.is_open is not true and j.id_may_be_number is not true
+      and (j.is_recorded or j.outcome <> 'duplicate')),
+    (count(*) filter (where j.outcome = 'duplicate'))::int,
+    (count(*) filter (where j.outcome = 'conflict'))::int,
+    (count(*) filter (where j.outcome = 'rejected'))::int
+  into v_outcomes, v_is_replay, v_duplicates, v_conflicts, v_rejections
+  from judged as j;
 
   if v_is_replay then
+    perform farebox._count_outcomes(v_duplicates, v_conflicts, v_rejections);
     return v_outcomes;
   end if;
   return null;

@@ -10,6 +10,9 @@ as $$
 declare
   v_outcomes farebox.ticket_outcome[];
   v_vanished boolean;
+  v_duplicates int;
+  v_conflicts int;
+  v_rejections int;
   -- Every candidate became a ticket, so none of them needs a look-up.
   v_all_created boolean := p_created = (select count(*) from unnest(p_requests) as r where r.reason is null);
 begin
@@ -53,8 +56,11 @@ begin
       case j.outcome when 'conflict' then j.found_id end,
       case j.outcome when 'conflict' then j.differing end,
       false)::farebox.ticket_outcome order by j.ordinal),
-    coalesce(bool_or(j.found_id is null and (j.reason = 'known' or j.reason is null and not v_all_created)), false)
-  into v_outcomes, v_vanished
+    coalesce(bool_or(j.found_id is null and (j.reason = 'known' or j.reason is null and not v_all_created)), false),
+    (count(*) filter (where j.outcome = 'duplicate'))::int,
+    (count(*) filter (where j.outcome = 'conflict'))::int,
+    (count(*) filter (where j.outcome = 'rejected'))::int
+  into v_outcomes, v_vanished, v_duplicates, v_conflicts, v_rejections
   from judged as j;
 
   if v_vanished then
@@ -62,6 +68,7 @@ begin
       message = 'a ticket disappeared while its payment was being looked up',
       hint = 'retry the call';
   end if;
+  perform farebox._count_outcomes(v_duplicates, v_conflicts, v_rejections);
   return v_outcomes;
 end
 $$;

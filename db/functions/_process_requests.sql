@@ -32,6 +32,7 @@ begin
     v_attempts := v_request.attempts + case when p_begun then 0 else 1 end;
     if v_attempts > c_attempts then  -- each was begun and none ended
       perform farebox._give_up_request(v_request, v_request.reason, farebox._now());
+      perform farebox._count_retries(0, 1);
       dead := 1;
       return;
     end if;
@@ -88,6 +89,10 @@ begin
   else
     perform farebox._give_up_request(v_request, 'error_' || v_sqlstate, v_now);
     dead := 1;
+  end if;
+
+  if retried > 0 or dead > 0 then
+    perform farebox._count_retries(retried, dead);
   end if;
 
   -- Whoever waits for outcomes is told, at the commit, whose may be there now.

@@ -28,6 +28,9 @@ begin
     return null;
   end if;
   v_claim := farebox._claim_requests(1, true);
+  if exists (select from farebox.ticket_queue as q where q.id = v_claim.ids[1] and q.reason = 'unfinished') then
+    perform farebox._count_retries(1, 0);
+  end if;
   update farebox.ticket_queue as q
   set
     rank = null,

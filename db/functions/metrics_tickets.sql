@@ -1,6 +1,6 @@
--- Purpose: metrics of what became of payments. Nothing is counted while tickets are sold: these are numbers that PostgreSQL keeps anyway.
--- Returns: one row for each sample, for Prometheus: metric, labels, value. Counters start anew when statistics are reset.
---   Duplicates and conflicts write nothing; they show together as tickets found again by their payment.
+-- Purpose: metrics of what became of payments, from numbers that PostgreSQL keeps: selling writes none of them.
+-- Returns: one row for each sample, for Prometheus: metric, labels, value. Counters include what was rolled back, lag by a second or, in
+--   a long transaction, until its end, and start anew when statistics are reset, the server crashes or a replica is promoted.
 set role farebox_owner;
 
 create function farebox.metrics_tickets()
@@ -19,9 +19,12 @@ begin
     where s.schemaname = 'farebox'
 
     union all
-    select 'farebox_tickets_found_again_total', '{}', s.idx_tup_read::double precision
-    from pg_stat_all_indexes as s
-    where s.indexrelid = 'farebox.idx_tickets_transaction_lookup'::regclass
+    select 'farebox_ticket_outcomes_total', jsonb_build_object('outcome', o.outcome), o.answers::double precision
+    from (values
+      ('created', pg_stat_get_tuples_inserted('farebox.tickets'::regclass)),
+      ('duplicate', pg_stat_get_tuples_returned('farebox.idx_tally_duplicates'::regclass)),
+      ('conflict', pg_stat_get_tuples_returned('farebox.idx_tally_conflicts'::regclass)),
+      ('rejected', pg_stat_get_tuples_returned('farebox.idx_tally_rejections'::regclass))) as o (outcome, answers)
 
     union all
     -- -1 is what a table has that was never analyzed.

@@ -14,7 +14,7 @@ _READS_OF_THE_CATALOG = {
 _KEEPING_ORDER = {
     *("record_missing_transactions", "apply_unapplied_payments", "expire_payment_codes", "verify"),
     *("analyze_tables", "purge_unapplied_payments", "purge_dead_requests"),
-    *("metrics_tickets", "metrics_batches", "metrics_unapplied", "metrics_codes"),
+    *("metrics_tickets", "metrics_retries", "metrics_batches", "metrics_unapplied", "metrics_codes"),
     *("metrics_storage", "metrics_server", "metrics_activity", "queue_metrics"),
 }
 # What each role may execute: all of it, and nothing else. A new function has to be entered here.

@@ -43,6 +43,8 @@ _ROWS: dict[str, LiteralString] = {
     " values (1, '{}', 'conflict', now(), now(), '')",
     "ticket_queue_pauses": "insert into farebox.ticket_queue_pauses (company_id, paused_at)"
     " values (%(id)s, now())",
+    "tally": "insert into farebox.tally (duplicates, conflicts, rejections, retries, given_up)"
+    " values (201, 201, 201, 201, 201)",
     "company_logins": "insert into farebox.company_logins (login, company_id) values ('data', %(id)s)",
 }
 _ID = "0190a8b2-0000-7000-8000-000000000001"

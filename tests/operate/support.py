@@ -62,9 +62,9 @@ class Terminal:
         done = subprocess.run([*self._tmux, *words], env=env, capture_output=True, text=True, check=check)
         return done.stdout
 
-    def screen(self) -> str:
-        """What is on it; empty when the program has ended."""
-        return self._run("capture-pane", "-p", check=False)
+    def screen(self, *, colours: bool = False) -> str:
+        """What is on it, with escape sequences if you like; empty when the program has ended."""
+        return self._run("capture-pane", "-p", *(["-e"] if colours else []), check=False)
 
     def press(self, *keys: str) -> None:
         """By the names that tmux gives them, such as Tab; anything else is typed as it stands."""

@@ -466,6 +466,20 @@ def test_bloat(db: Database) -> None:
     assert found(db.dsn, "bloat", bloat_bytes=100_000) == []
 
 
+def test_a_dump_that_left_the_marks_behind(clinic: Database) -> None:
+    """As one of the schema alone does: nothing is counted until they are back."""
+    clinic.execute("truncate farebox.tally")
+    [finding] = found(clinic.dsn, "counting")
+    treat(clinic, finding)
+    assert found(clinic.dsn, "counting") == []
+    company = clinic.company()
+    payment = clinic.payment(company, clinic.route(company))
+    clinic.execute("select from farebox.create_tickets(%s::json)", [json.dumps([payment] * 501)])
+    clinic.execute("select pg_stat_force_next_flush()")
+    read = "select pg_stat_get_tuples_returned('farebox.idx_tally_duplicates'::regclass)"
+    assert clinic.value(read) == 500
+
+
 # -- the sessions -------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import signal
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -33,7 +33,7 @@ def value(families: Sequence[Family], name: str, **labels: str) -> float:
     return found
 
 
-def sell(db: Database, payments: Sequence[dict[str, object]]) -> None:
+def sell(db: Database, payments: Sequence[Mapping[str, object]]) -> None:
     db.execute("select count(*) from farebox.create_tickets(%s::json)", [json.dumps(payments)])
     db.execute("select pg_stat_force_next_flush()")
     db.execute("select 1")
@@ -62,11 +62,37 @@ def test_tickets_and_what_came_again(db: Database) -> None:
     before = collect(db.dsn, ["tickets"])
     assert value(before, "farebox_rows_written_total", table="tickets", operation="insert") == 40
     assert value(before, "farebox_last_ticket_timestamp_seconds") > 1.7e9
-    assert value(before, "farebox_tickets_found_again_total") == 0
     sell(db, payments)
+    sell(db, [*payments[:7], payments[7] | {"amount": 4999}])
+    other = db.company()
+    sell(db, [payments[0] | {"company_id": str(other)}])
     after = collect(db.dsn, ["tickets"])
     assert value(after, "farebox_rows_written_total", table="tickets", operation="insert") == 40
-    assert value(after, "farebox_tickets_found_again_total") >= 40
+    outcomes = {"created": 40, "duplicate": 47, "conflict": 1, "rejected": 1}
+    for outcome, answers in outcomes.items():
+        assert value(after, "farebox_ticket_outcomes_total", outcome=outcome) == answers
+
+
+def test_counting_answers_writes_nothing(db: Database) -> None:
+    """A replay is free of WAL and of a transaction id; what is rolled back was answered all the same."""
+    company = db.company()
+    route = db.route(company)
+    payments = [db.payment(company, route) for _ in range(250)]
+    sell(db, payments)
+    sell(db, payments)  # sets the hint bits of the new rows
+    conflicts = [payment | {"amount": 4999} for payment in payments]
+    call = "explain (analyze, wal, format json) select from farebox.create_tickets(%s::json)"
+    with db.connect() as conn:
+        for batch in (payments, conflicts):
+            [(plan,)] = conn.execute(call, [json.dumps(batch)]).fetchall()
+            assert plan[0]["Plan"]["Actual Rows"] == 250
+            assert plan[0]["Plan"]["WAL Records"] == 0
+        assert conn.execute("select pg_current_xact_id_if_assigned()").fetchall() == [(None,)]
+        conn.rollback()
+        conn.execute("select pg_stat_force_next_flush()")
+    families = collect(db.dsn, ["tickets"])
+    assert value(families, "farebox_ticket_outcomes_total", outcome="duplicate") == 500
+    assert value(families, "farebox_ticket_outcomes_total", outcome="conflict") == 250
 
 
 def test_money_without_tickets_and_codes_near_their_limit(db: Database) -> None:
@@ -94,6 +120,24 @@ def test_the_queue(db: Database) -> None:
     assert value(families, "farebox_queue_attempts", attempts="0") == 7
     assert value(families, "farebox_queue_oldest_seconds") > 0
     assert value(families, "farebox_queue_dead") == 0
+
+
+def test_what_the_queue_tries_again(db: Database) -> None:
+    """One request cannot be written: its batch is put back and tried in halves, until it waits alone."""
+    company = db.company()
+    route = db.route(company)
+    payments = [db.payment(company, route, monime_otp="POISON" if n == 3 else "482913") for n in range(8)]
+    db.execute("alter table farebox.tickets add constraint poison check (monime_otp <> 'POISON')")
+    db.execute("select count(*) from farebox.enqueue_tickets(%s::json)", [json.dumps(payments)])
+    db.execute("select * from farebox.process_ticket_queue()")
+    db.execute("select pg_stat_force_next_flush()")
+    db.execute("select 1")
+    assert value(collect(db.dsn, ["retries"]), "farebox_queue_retries_total") == 8
+    counts = farebox("worker", "--drain", "--json", dsn=db.dsn).document
+    families = collect(db.dsn, ["retries"])
+    assert value(families, "farebox_queue_retries_total") == 8 + counts["retried"]
+    assert value(families, "farebox_queue_given_up_total") == counts["dead"] == 0
+    assert value(families, "farebox_queue_backoff", reason="error_23514") == 1
 
 
 def test_locks_old_transactions_and_running_batches(db: Database) -> None:

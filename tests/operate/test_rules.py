@@ -19,7 +19,7 @@ FOLDER = Path(monitoring.__file__).parent
 RULES = FOLDER / "rules.yml"
 ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text())
 
-_DRIVER = 'farebox_driver_outcomes_total{outcome="%s"}'
+_OUTCOMES = 'farebox_ticket_outcomes_total{outcome="%s"}'
 _BUCKETS = ("1", "2", "5", "10", "+Inf")
 
 
@@ -29,6 +29,11 @@ def slow(share_by_bucket: dict[str, int]) -> dict[str, str]:
         f'farebox_driver_batch_seconds_bucket{{function="create_tickets",le="{edge}"}}': f"0+{count}x30"
         for edge, count in share_by_bucket.items()
     }
+
+
+def answers(**a_minute: int) -> dict[str, str]:
+    """The database's counters of answers: how many a minute of each outcome."""
+    return {_OUTCOMES % outcome: f"0+{count}x30" for outcome, count in a_minute.items()}
 
 
 # By alert: cases in which it fires after twenty minutes, and cases in which it does not.
@@ -94,28 +99,19 @@ CASES: dict[str, tuple[list[Series], list[Series]]] = {
         ],
     ),
     "FareboxDuplicatesUnusual": (
+        [answers(created=500, duplicate=501)],
         [
-            {
-                "farebox_tickets_found_again_total": "0+1100x30",
-                'farebox_rows_written_total{table="tickets",operation="insert"}': "0+500x30",
-            },
-            {_DRIVER % "duplicate": "0+600x30", _DRIVER % "created": "0+500x30"},
-        ],
-        [
-            {
-                "farebox_tickets_found_again_total": "0+900x30",
-                'farebox_rows_written_total{table="tickets",operation="insert"}': "0+500x30",
-            },
-            {_DRIVER % "duplicate": "0+400x30", _DRIVER % "created": "0+500x30"},
+            answers(created=500, duplicate=499, conflict=300),
             # A handful on a quiet night is nothing.
-            {_DRIVER % "duplicate": "0+3x30", _DRIVER % "created": "0+1x30"},
+            answers(created=1, duplicate=3),
         ],
     ),
     "FareboxConflictsUnusual": (
-        [{_DRIVER % "conflict": "0+20x30", _DRIVER % "created": "0+1000x30"}],
+        [answers(created=990, conflict=11), answers(duplicate=900, conflict=100)],
         [
-            {_DRIVER % "conflict": "0+5x30", _DRIVER % "created": "0+1000x30"},
-            {_DRIVER % "conflict": "0x15 1x20", _DRIVER % "created": "0x30"},
+            answers(created=990, conflict=9),
+            answers(created=500, duplicate=5000),
+            {_OUTCOMES % "conflict": "0x15 4x20", _OUTCOMES % "created": "0x30"},
         ],
     ),
     "FareboxRetriesUnusual": (
@@ -130,6 +126,13 @@ CASES: dict[str, tuple[list[Series], list[Series]]] = {
                 'farebox_driver_retries_total{error="40001"}': "0+4x30",
                 "farebox_driver_batch_seconds_count": "0+100x30",
             }
+        ],
+    ),
+    "FareboxQueueRetriesUnusual": (
+        [{"farebox_queue_retries_total": "0+110x30"} | answers(created=1000)],
+        [
+            {"farebox_queue_retries_total": "0+90x30"} | answers(created=1000),
+            {"farebox_queue_retries_total": "0+110x30"} | answers(created=3000),
         ],
     ),
     "FareboxConnectionsNearLimit": (

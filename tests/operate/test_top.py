@@ -1,7 +1,9 @@
 """`farebox top`: what it reads, and how it looks in a real terminal (tmux)."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from tests.cli.commands import PROGRAM, farebox
 from tests.operate.support import Terminal
 from tests.support.database import Database
 from tests.support.servers import Farm
+
+REPO = Path(__file__).parents[2]
 
 
 def sell(db: Database, count: int) -> str:
@@ -76,6 +80,18 @@ def test_a_worker_may_watch_and_others_see_what_they_may(db: Database) -> None:
 def test_a_database_that_is_down_is_told(farm: Farm) -> None:
     ran = farebox("top", "--once", "--interval", 0.2, dsn=f"host={farm.root} connect_timeout=2")
     assert "the database does not answer" in ran.out
+
+
+def test_the_picture_of_the_guide_is_of_this_version_and_asks_nothing_of_others() -> None:
+    """Taken by tests/tools/top_picture.py; its labels are those of now."""
+    drawn = (REPO / "driver/top.svg").read_text()
+    words = set(re.findall(r">([^<>]+)</text>", drawn))
+    code = (REPO / "driver/farebox/cli/top.py").read_text()
+    labels = re.findall(r'^ +\("([^"]+)", ', code, re.MULTILINE)
+    assert {"duplicates", "conflicts"} <= set(labels)
+    assert {word for label in labels for word in label.split()} <= words
+    assert re.findall(r"https?://[^\s\"')]+", drawn) == ["http://www.w3.org/2000/svg"]
+    assert "](top.svg)" in (REPO / "driver/OPERATIONS.md").read_text()
 
 
 @pytest.fixture

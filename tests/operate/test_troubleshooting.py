@@ -124,7 +124,8 @@ def _duplicates(db: Database) -> None:
     sell(db, payments)
     sell(db, payments)
     families = collect(db.dsn, ["tickets"])
-    assert value(families, "farebox_tickets_found_again_total") >= 10
+    assert value(families, "farebox_ticket_outcomes_total", outcome="duplicate") == 10
+    assert value(families, "farebox_ticket_outcomes_total", outcome="conflict") == 0
     assert value(families, "farebox_rows_written_total", table="tickets", operation="insert") == 10
 
 
@@ -135,6 +136,9 @@ def _conflicts(db: Database) -> None:
     sell(db, [payment])
     ran = farebox("-v", "create", dsn=db.dsn, stdin=json.dumps(payment | {"amount": 4999}))
     assert ran.code == 1
+    families = collect(db.dsn, ["tickets"])
+    assert value(families, "farebox_ticket_outcomes_total", outcome="conflict") == 1
+    assert value(families, "farebox_ticket_outcomes_total", outcome="duplicate") == 0
     told = re.sub(r"\s+", " ", ran.out)
     assert f"{payment['monime_transaction_id']} conflict" in told
     assert "amount" in told
@@ -152,6 +156,25 @@ def _dead(db: Database) -> None:
     assert dead["reason"] == "conflict"
     assert farebox("queue", "drop", "--yes", dead["key"], dsn=db.dsn).code == 0
     assert found(db.dsn, "queue") == []
+
+
+@symptom("The queue tries requests again and again")
+def _again(db: Database) -> None:
+    company = db.company()
+    route = db.route(company)
+    db.execute("alter table farebox.tickets add constraint odd check (monime_otp <> 'ODD1')")
+    enqueue(db, [db.payment(company, route, monime_otp=otp) for otp in ("ODD1", "482913")])
+    assert farebox("worker", "--drain", dsn=db.dsn).code == 0
+    families = collect(db.dsn, ["retries"])
+    assert value(families, "farebox_queue_retries_total") >= 1
+    assert value(families, "farebox_queue_backoff", reason="error_23514") == 1
+    [waiting] = farebox("queue", "list", "--state", "delayed", "--json", dsn=db.dsn).rows
+    assert waiting["reason"] == "error_23514"
+    db.execute("alter table farebox.tickets drop constraint odd")
+    key = f"queue:{waiting['queue_id']}"
+    assert farebox("queue", "retry", key, dsn=db.dsn).code == 0
+    assert farebox("worker", "--drain", dsn=db.dsn).code == 0
+    assert value(collect(db.dsn, ["tickets"]), "farebox_ticket_outcomes_total", outcome="created") == 2
 
 
 @symptom("Passengers paid and have no ticket")

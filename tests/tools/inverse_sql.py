@@ -42,6 +42,8 @@ _CREATED = [
         "revoke {what} from {role};",
     ),
 ]
+# Undone by dropping the table; rows of a table that was there before are nobody's to guess.
+_FILLED = re.compile(rf"insert into {_NAME} .*")
 _FUNCTION = re.compile(r"create (?:or replace )?(?P<kind>function|procedure) (?P<name>farebox\.\w+)\s*\(")
 # A table takes these with it when it is dropped.
 _PARTS_OF_A_TABLE = ("drop index", "drop policy", "drop trigger", "alter table")
@@ -56,6 +58,9 @@ def undo(text: str) -> list[str]:
     undone: list[str] = []
     created_tables: set[str] = set()
     for statement in sqlparse.split(text):
+        filled = _FILLED.fullmatch(_flat(statement))
+        if filled and filled["name"] in created_tables:
+            continue
         opposite = _undo_one(statement)
         if opposite is None:
             continue

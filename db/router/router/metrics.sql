@@ -3,7 +3,7 @@ do $$
 declare
   v_group text;
 begin
-  foreach v_group in array array['tickets', 'batches', 'unapplied', 'codes', 'storage', 'server'] loop
+  foreach v_group in array array['tickets', 'retries', 'batches', 'unapplied', 'codes', 'storage', 'server'] loop
     execute format(
       'create or replace function farebox.metrics_%s() returns table (metric text, labels jsonb, value double precision)
       language plpgsql stable security definer set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as %L', v_group,

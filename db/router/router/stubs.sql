@@ -143,6 +143,7 @@ begin
       ('bind_company_login', 'at', ''),
       ('queue_metrics', 'at', ''),
       ('metrics_tickets', 'at', ''),
+      ('metrics_retries', 'at', ''),
       ('metrics_batches', 'at', ''),
       ('metrics_unapplied', 'at', ''),
       ('metrics_codes', 'at', ''),

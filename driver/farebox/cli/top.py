@@ -27,6 +27,7 @@ _SORTS: Final[dict[str, Callable[[dict[str, object]], tuple[float, str]]]] = {
     "waiting": lambda row: (-_number(row.get("waits")), str(row["name"])),
     "name": lambda row: (0, str(row["name"])),
 }
+_OUTCOMES: Final = ("created", "duplicate", "conflict", "rejected")
 _ROWS: Final = 8
 _UNITS: Final = {"waits": " s"}
 
@@ -126,7 +127,7 @@ def picture(now: Reading, before: Reading | None, sort: str, *, is_paused: bool)
     keys = Text(f"p pause   s sort ({sort})   q quit", style="dim")
     if not now.is_up:
         return Group(title, Text("the database does not answer; trying again", style="bold red"), keys)
-    boxes = [_selling(now, before), _batches(now, before), _queue(now), _server(now)]
+    boxes = [_selling(now, before), _batches(now, before), _queue(now, before), _server(now)]
     lists = [
         _list("companies, newest tickets", now.companies, sort, ("name", "tickets", "queued", "waits")),
         _list("hot codes", now.codes, sort, ("name", "tickets", "used", "total")),
@@ -138,15 +139,19 @@ def picture(now: Reading, before: Reading | None, sort: str, *, is_paused: bool)
 
 
 def _selling(now: Reading, before: Reading | None) -> Panel:
-    created = now.rate(before, "farebox_rows_written_total", table="tickets", operation="insert")
-    kept = now.rate(before, "farebox_rows_written_total", table="unapplied_payments", operation="insert")
+    rates = {outcome: _outcomes(now, before, outcome) for outcome in _OUTCOMES}
     return _box(
         "a second",
-        ("tickets created", _shown(created), ""),
-        ("came again", _shown(now.rate(before, "farebox_tickets_found_again_total")), ""),
-        ("kept unapplied", _shown(kept), "yellow" if kept else ""),
+        ("tickets created", _shown(rates["created"]), ""),
+        ("duplicates", _shown(rates["duplicate"]), ""),
+        ("conflicts", _shown(rates["conflict"]), "yellow" if rates["conflict"] else ""),
+        ("rejected", _shown(rates["rejected"]), "yellow" if rates["rejected"] else ""),
         ("commits", _shown(now.rate(before, "farebox_commits_total")), ""),
     )
+
+
+def _outcomes(now: Reading, before: Reading | None, outcome: str) -> float | None:
+    return now.rate(before, "farebox_ticket_outcomes_total", outcome=outcome)
 
 
 def _batches(now: Reading, before: Reading | None) -> Panel:
@@ -155,22 +160,24 @@ def _batches(now: Reading, before: Reading | None) -> Panel:
     seconds = now.rate(before, "farebox_statement_seconds_total")
     average = seconds / calls if calls and seconds is not None else None
     return _box(
-        "batches",
+        "batches, money",
         ("running", _shown(now.value("farebox_batches_running"), 0), ""),
         ("oldest", _shown(oldest, 1, " s"), _alarm(oldest, 2, 5)),
         ("average", _shown(None if average is None else average * 1000, 1, " ms"), _alarm(average, 2, 5)),
         ("unapplied", _shown(now.sum("farebox_unapplied_payments") or 0, 0), ""),
+        ("codes low", _shown(now.value("farebox_payment_codes_nearly_spent"), 0), ""),
     )
 
 
-def _queue(now: Reading) -> Panel:
+def _queue(now: Reading, before: Reading | None) -> Panel:
     size, workers = now.value("farebox_queue_size"), now.value("farebox_workers")
-    dead = now.value("farebox_queue_dead")
+    dead, retries = now.value("farebox_queue_dead"), now.rate(before, "farebox_queue_retries_total")
     return _box(
         "queue",
         ("queued", _shown(size, 0), _alarm(size, 1000, 5000)),
         ("oldest", _shown(now.value("farebox_queue_oldest_seconds"), 1, " s"), ""),
         ("workers", _shown(workers, 0), "bold red" if size and not workers else ""),
+        ("retries/s", _shown(retries), "yellow" if retries else ""),
         ("dead", _shown(dead, 0), "yellow" if dead else ""),
     )
 
@@ -229,9 +236,8 @@ def _locks(rows: Rows) -> Panel:
 def _numbers(now: Reading, before: Reading) -> dict[str, object]:
     return {
         "up": now.is_up,
-        "created_per_second": now.rate(
-            before, "farebox_rows_written_total", table="tickets", operation="insert"
-        ),
+        **{f"{outcome}_per_second": _outcomes(now, before, outcome) for outcome in _OUTCOMES},
+        "retried_per_second": now.rate(before, "farebox_queue_retries_total"),
         "queue_size": now.value("farebox_queue_size"),
         "workers": now.value("farebox_workers"),
         "blocked_sessions": now.value("farebox_blocked_sessions"),

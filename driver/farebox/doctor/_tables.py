@@ -88,3 +88,21 @@ def _bloat(context: Context) -> Iterator[Found]:
             else f"vacuum (full, analyze) farebox.{name}; -- locks the table: stop selling first, or use pg_repack"
         )
         yield Level.WARNING, f"about {row['value']:.0%} of farebox.{name} is empty space", fix
+
+
+@check(
+    "counting",
+    why="Duplicates, conflicts and retries write nothing; they are counted by reading the marks of one small table, "
+    "and the alerts go by these counters.",
+    good="duplicates, conflicts and retries are counted",
+    needs_schema=True,
+)
+def _counting(context: Context) -> Iterator[Found]:
+    # By its size, which any login may ask for.
+    if context.row("select pg_relation_size(to_regclass('farebox.tally')) = 0 as empty")["empty"]:
+        columns = "duplicates, conflicts, rejections, retries, given_up"
+        statement = (
+            f"insert into farebox.tally ({columns}) select n, n, n, n, n from generate_series(1, 200) as n"
+            " on conflict do nothing"
+        )
+        yield Level.WARNING, "the table farebox.tally has lost its marks", f"{statement};", (statement,)

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from farebox._dsn import Target
 from farebox.monitoring.samples import Family, collect
 
-_GROUPS: Final = ("tickets", "batches", "queue", "unapplied", "codes", "server")
+_GROUPS: Final = ("tickets", "batches", "queue", "retries", "unapplied", "codes", "server")
 
 _LOCKS: Final = """
 select w.pid, coalesce(b.pid, 0) as blocker, coalesce(b.usename, '?') as login, coalesce(b.application_name, '') as program,

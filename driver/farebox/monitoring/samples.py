@@ -1,6 +1,6 @@
 """The numbers that Farebox tells about a database, and the text format of Prometheus.
 
-The numbers come from SQL functions, one for each group, that count nothing while tickets are sold; see
+The numbers come from SQL functions, one for each group: PostgreSQL keeps them, selling writes none; see
 `farebox.metrics` for what the driver counts of its own.
 """
 
@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from farebox._dsn import Target
 
-GROUPS: Final = ("tickets", "batches", "queue", "unapplied", "codes", "storage", "server")
+GROUPS: Final = ("tickets", "batches", "queue", "retries", "unapplied", "codes", "storage", "server")
 """The groups; all but `queue` are functions `farebox.metrics_<group>()`."""
 
 _TIMEOUT_MS: Final = 10_000
@@ -29,7 +29,7 @@ HELP: Final[dict[str, str]] = {
     "farebox_group_up": "Whether this group of metrics could be read",
     "farebox_scrape_seconds": "How long reading all groups took",
     "farebox_rows_written_total": "Rows written by table and operation; tickets/insert: tickets made",
-    "farebox_tickets_found_again_total": "Look-ups of tickets by payments that had one, one or two each",
+    "farebox_ticket_outcomes_total": "Payments answered by outcome, those of rolled back calls included",
     "farebox_rows_estimate": "Rows of each table as of its last analyze",
     "farebox_tickets_pending_estimate": "Pending tickets as of the last analyze",
     "farebox_last_ticket_timestamp_seconds": "When the newest ticket was created",
@@ -45,6 +45,9 @@ HELP: Final[dict[str, str]] = {
     "farebox_queue_oldest_seconds": "How long the oldest of them has waited",
     "farebox_queue_requests": "Requests in the queue by state",
     "farebox_queue_attempts": "Requests in the queue by failed attempts",
+    "farebox_queue_retries_total": "Queued requests put back to be tried again",
+    "farebox_queue_given_up_total": "Queued requests that used up their attempts",
+    "farebox_queue_backoff": "Requests that wait to be tried again, by what went wrong",
     "farebox_queue_dead": "Requests that came to no ticket and wait for a person",
     "farebox_queue_dead_rows": "Dead rows in the queue's table",
     "farebox_queue_oldest_snapshot_xids": "Age of what keeps vacuum from removing them, in transactions",
