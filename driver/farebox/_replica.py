@@ -84,8 +84,8 @@ class Reader:
         while True:
             try:
                 return await replica.run(call, parameters, patience, position=position)
-            except NotReplayedError:
-                if self._loop.time() + pause > until:
+            except NotReplayedError as error:
+                if error.for_good or self._loop.time() + pause > until:
                     raise
             await asyncio.sleep(pause)
             pause *= 2

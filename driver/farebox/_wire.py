@@ -43,7 +43,9 @@ Rows = list[dict[str, Any]]
 
 
 class NotReplayedError(TransientError):
-    """A replica has not seen yet what the caller wants to see."""
+    """A replica has not seen yet what the caller wants to see; `for_good`: it cannot tell whether it has."""
+
+    for_good = False
 
 
 class Statement:
@@ -264,9 +266,11 @@ class Lane:
             return
         loaded: list[Rows | FareboxError] = [self._load(answer) for answer in answers]
         if statement.position is not None:
-            replayed = loaded[0]
-            if isinstance(replayed, list) and REPLAYED.load(replayed)[0] < statement.position:
-                loaded.append(NotReplayedError("the replica is behind"))
+            answer = loaded[0]
+            if isinstance(answer, list) and (replayed := REPLAYED.load(answer)[0]) < statement.position:
+                behind = NotReplayedError("the replica is behind")
+                behind.for_good = replayed < 0
+                loaded.append(behind)
         statement.finish(statement, loaded[-1] if loaded else [])
 
     def _load(self, result: PGresult) -> Rows | FareboxError:

@@ -141,7 +141,7 @@ LIST_UNAPPLIED_PAYMENTS = Call(
 # Two positions in the write-ahead log, in bytes: behind every answered commit of this server, and what
 # it has replayed. Commits are flushed before they are answered unless the session was told otherwise;
 # what lies behind the flushed part (hints, pruning) can stay there for a while, and is nothing to wait
-# for.
+# for. A router for reads cannot tell: its log is not that of the shards' standbys.
 WRITTEN = Call(
     "wal_written",
     (),
@@ -155,10 +155,10 @@ REPLAYED = Call(
     "wal_replayed",
     (),
     int,
-    sql="select pg_catalog.pg_wal_lsn_diff("
+    sql="select case when pg_catalog.to_regclass('farebox.shards') is null then pg_catalog.pg_wal_lsn_diff("
     "case when pg_catalog.pg_is_in_recovery()"
     " then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_insert_lsn() end,"
-    " '0/0')::bigint",
+    " '0/0') else -1 end::bigint",
 )
 
 # Not calls, but SQL of the driver all the same.
