@@ -1,3 +1,5 @@
+# pyright: reportUnusedImport=false
+# ruff: noqa: F401, F811 - a fixture
 """Reads from real streaming standbys of shards: `farebox shards reader`, the driver's `read_dsn`."""
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import pytest
 from farebox.events import BatchEvent, Event
 from farebox.shards import check
 from tests.cli.commands import farebox
-from tests.driver.conftest import Call, Client, connect  # noqa: F401 - a fixture
+from tests.driver.conftest import Call, Client, connect
 from tests.driver.replica import Replica, replica_of
 from tests.shards.support import SHARDS, RoutedDatabase, Sharded
 from tests.shards.test_registry import Companies
@@ -27,7 +29,7 @@ class Standby:
         self.companies = Companies(RoutedDatabase(sharded))
         self._events: list[Event] = []
 
-    def client(self, connect: Call) -> Client:  # noqa: F811
+    def client(self, connect: Call) -> Client:
         """That writes by the router and reads by the other one."""
         client = connect(
             self.sharded.dsn,
@@ -74,7 +76,7 @@ def standby(installation: Standby) -> Iterator[Standby]:
     installation.replica.resume()
 
 
-def test_reads_go_to_the_standbys_and_nothing_else_does(standby: Standby, connect: Call) -> None:  # noqa: F811
+def test_reads_go_to_the_standbys_and_nothing_else_does(standby: Standby, connect: Call) -> None:
     """Seen to fail (`own_writes` finds nothing) without the driver asking whether that is a router."""
     client = standby.client(connect)
     old = [outcome.ticket_id for outcome in client("create_tickets", standby.payments())]
@@ -103,7 +105,7 @@ def test_reads_go_to_the_standbys_and_nothing_else_does(standby: Standby, connec
 
 def test_the_shards_stand_in_for_standbys_that_are_gone(
     standby: Standby,
-    connect: Call,  # noqa: F811
+    connect: Call,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("farebox._replica.REST_SECONDS", 0.0)
