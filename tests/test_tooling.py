@@ -21,9 +21,18 @@ COMPOSE = REPO / "docker-compose.yml"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+    """Built from what the image of docker-compose.yml copies, and nothing else."""
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    for line in re.findall(r"^COPY (.+)$", (REPO / ".docker/farebox.Dockerfile").read_text(), re.MULTILINE):
+        *names, target = line.split()
+        for name in names:
+            if (REPO / name).is_dir():
+                caches = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(REPO / name, source / Path(target).name, ignore=caches)
+            else:
+                shutil.copy(REPO / name, source)
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     [wheel] = folder.glob("*.whl")
     return wheel
