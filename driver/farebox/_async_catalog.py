@@ -8,6 +8,7 @@ from uuid import UUID
 
 from farebox import calls
 from farebox._async_part import AsyncPart
+from farebox._queue import Part
 from farebox.calls import Call
 from farebox.encoding import encode_many
 from farebox.models import (
@@ -102,7 +103,7 @@ class AsyncCatalog(AsyncPart):
         elements = list(batch)
         payload = encode_many(model, elements, strict=self.strict(strict))
         core = self._live()
-        outcomes = await core.primary.run(call, (payload,), self._patience, elements=len(elements))
+        outcomes = await core.primary.run(call, (payload,), self._patience, part=Part(len(elements)))
         core.catalog.forget("*")
         return outcomes
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from farebox import queue_calls
 from farebox._async_part import AsyncPart
 from farebox._bulk import TicketInput
+from farebox._queue import Part
 from farebox.encoding import check_one, encode_one, join, to_parameter
 from farebox.errors import DeadlineExceededError, UsageError, lost_shard
 from farebox.models import TicketOutcome, TicketRequest
@@ -123,31 +124,14 @@ class AsyncQueue(AsyncPart):
         stored: list[AsyncQueuedTicket] = []
         for start in range(0, len(payloads), chunk_size):
             chunk = payloads[start : start + chunk_size]
-            ids = await self._store(chunk)
-            stored += (
-                AsyncQueuedTicket(self._outcome, queue_id, payload)
-                for queue_id, payload in zip(ids, chunk, strict=True)
-            )
-        return stored
-
-    async def _store(self, payloads: list[bytes]) -> list[int]:
-        """The ids of the requests; those of a router's lost shard are tried as often as anything else."""
-        ids: list[int | None] = [None] * len(payloads)
-        for failures in range(1, self._patience.attempts + 1):
-            places = [place for place, queue_id in enumerate(ids) if queue_id is None]
             rows = await self._live().primary.run(
-                queue_calls.ENQUEUE_TICKETS,
-                (join(payloads[place] for place in places),),
-                self._patience,
-                elements=len(places),
+                queue_calls.ENQUEUE_TICKETS, (join(chunk),), self._patience, part=Part(len(chunk))
             )
-            for place, row in zip(places, rows, strict=True):
-                ids[place] = row.queue_id
-            stored = [queue_id for queue_id in ids if queue_id is not None]
-            if len(stored) == len(ids):
-                return stored
-            await asyncio.sleep(self._patience.delay(failures))
-        raise lost_shard()
+            for row, payload in zip(rows, chunk, strict=True):
+                if row.queue_id is None:
+                    raise lost_shard()
+                stored.append(AsyncQueuedTicket(self._outcome, row.queue_id, payload))
+        return stored
 
     async def queue_size(self) -> int:
         """How many stored requests are not settled yet."""

@@ -12,11 +12,14 @@ import copy
 import math
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final
 
+from farebox._rows import Rows, renumber
 from farebox.calls import Call
-from farebox.encoding import dump_one, join
+from farebox.encoding import dump_one, join, split
 from farebox.errors import DatabaseError, DataError, FareboxError, TransientError
 from farebox.models import TicketRequest
 
@@ -42,21 +45,49 @@ class Patience:
         return random.uniform(0.0, min(self.backoff_limit, self.backoff * 2.0 ** min(failures - 1, 30)))
 
 
+class Part:
+    """A part of a list, in a statement of its own: so many elements, the first one being number `first`.
+
+    What a router's lost shard has of them is asked again; the rest of the answer waits in `models` meanwhile.
+    """
+
+    __slots__ = ("_numbers", "_places", "models")
+
+    def __init__(self, elements: int, first: int = 1) -> None:
+        self._places: Sequence[int] = range(elements)
+        self._numbers = range(first, first + elements)
+        self.models: list[Any] = []
+
+    @property
+    def elements(self) -> int:
+        """How many the next statement asks about."""
+        return len(self._places)
+
+    def take(self, models: list[Any]) -> list[int]:
+        """Keep what a statement answered; which of its elements, counted from 0, are to be asked again."""
+        self.models = self.models or list(models)
+        for place, model in zip(self._places, models, strict=True):
+            self.models[place] = model
+        renumber(models, map(self._numbers.__getitem__, self._places))
+        lost = [number for number, model in enumerate(models) if model.is_lost]
+        self._places = [self._places[number] for number in lost]
+        return lost
+
+
 class Caller(asyncio.Future[Any]):
     """One waiting call, and the future it waits for: by the ten thousand, one object less counts.
 
     `way` is what it waits for: a batch shared with others, which its `ticket` joins when it has a place and
-    is one element's JSON, its `payload`; or a statement of its own, whose parameters the `payload` is. Such a
-    statement may be a chunk of a longer list: `elements` rows must come back, counted from `first`.
+    is one element's JSON, its `payload`; or a statement of its own, whose parameters the `payload` is, and
+    which may be a `part` of a longer list.
     `position` is a place in the write-ahead log that the server must have replayed for its answer to count.
     """
 
     __slots__ = (
         "attempts",
         "deadline",
-        "elements",
         "failures",
-        "first",
+        "part",
         "payload",
         "position",
         "queued_at",
@@ -68,22 +99,19 @@ class Caller(asyncio.Future[Any]):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        way: Share | Call[Any],
-        attempts: int,
         *,
         ticket: Any = None,
         payload: bytes | tuple[bytes | None, ...] = b"",
     ) -> None:
         super().__init__(loop=loop)
-        self.way = way
+        self.way: Share | Call[Any]  # from here to `queued_at`: when it gets in line
+        self.attempts: int
+        self.deadline = math.inf
+        self.queued_at: float
         self.ticket: Any = ticket
         self.payload = payload
-        self.attempts = attempts
         self.failures = 0
-        self.deadline = math.inf
-        self.queued_at = 0.0
-        self.first = 1
-        self.elements: int | None = None
+        self.part: Part | None = None
         self.position: int | None = None
         self.unit: Unit | None = None
 
@@ -97,7 +125,12 @@ class Caller(asyncio.Future[Any]):
         return self.failures < self.attempts and until < self.deadline
 
     def fail(self, error: FareboxError) -> None:
-        """Give the caller an error object of its own: tracebacks grow on the one that is raised."""
+        """Give the caller an error object of its own: tracebacks grow on the one that is raised.
+
+        Of a list whose shards did not all answer what is known comes back; it says what is not.
+        """
+        if self.part is not None and self.part.models and isinstance(error, TransientError):
+            self.succeed(self.part.models)
         self.unit = None
         if not self.done():
             self.set_exception(copy.copy(error))
@@ -185,30 +218,41 @@ class Unit:
             return (payload,)
         return (join(caller.payload for caller in self.callers if isinstance(caller.payload, bytes)),)
 
-    def deliver(self, rows: list[dict[str, Any]]) -> list[Any]:
+    def deliver(self, rows: Rows) -> list[Any]:
         """Give each caller its rows; returns them all as models.
 
-        Callers of a shared batch whose shard did not answer get nothing yet: they are in `lost` then. Raises
+        Callers whose shard did not answer get nothing yet: they are in `lost` then. Raises
         `DatabaseError` when the rows are not one for each element, in order: better an error than a
         passenger with another's ticket.
         """
         alone = self.callers[0] if self.share is None else None
-        elements = len(self.callers) if alone is None else alone.elements
-        if elements is not None:
-            if [row.get("ordinal") for row in rows] != list(range(1, elements + 1)):
-                raise DatabaseError(f"{self.call.function} did not answer one row for each element")
-            for ordinal, row in enumerate(rows, 1 if alone is None else alone.first):
-                row["ordinal"] = 1 if alone is None else ordinal
+        part = None if alone is None else alone.part
+        elements = len(self.callers) if part is None else part.elements
+        if (alone is None or part is not None) and rows.column("ordinal") != list(range(1, elements + 1)):
+            raise DatabaseError(f"{self.call.function} did not answer one row for each element")
         models = self.call.load(rows)
-        if alone is not None:
-            alone.succeed(models)
-        else:
+        if alone is None:
+            renumber(models, repeat(1))
             for caller, model in zip(self.callers, models, strict=True):
                 if model.is_lost:
                     self.lost.append(caller)
                 else:
                     caller.succeed(model)
+        elif part is None:
+            alone.succeed(models)
+        else:
+            self._deliver_part(alone, part, models)
         return models
+
+    def _deliver_part(self, caller: Caller, part: Part, models: list[Any]) -> None:
+        batch = self.parameters[0]
+        lost = part.take(models)
+        elements = split(batch) if lost and batch is not None else None
+        if elements is None:
+            caller.succeed(part.models)
+        else:
+            caller.payload = (join(elements[number] for number in lost),)
+            self.lost = [caller]
 
     def halves(self) -> list[Unit]:
         """The same callers in two units, to find out whose element it is that fails."""

@@ -18,8 +18,9 @@ from farebox import calls, queue_calls
 from farebox._deadlines import Deadlines
 from farebox._dsn import Target
 from farebox._line import Line
-from farebox._queue import Caller, Patience, Share, Unit
-from farebox._wire import Lane, Rows, Statement
+from farebox._queue import Caller, Part, Patience, Share, Unit
+from farebox._rows import Rows
+from farebox._wire import Lane, Statement
 from farebox.calls import Call
 from farebox.encoding import Element
 from farebox.errors import (
@@ -99,7 +100,9 @@ class Scheduler:
 
     def share(self, share: Share, ticket: Element, patience: Patience) -> Caller:
         """One element of a shared batch, encoded when it has its place; the result is its row's model."""
-        return self._enter(Caller(self._loop, share, patience.attempts, ticket=ticket), patience)
+        caller = Caller(self._loop, ticket=ticket)
+        self.enter(caller, share, patience)
+        return caller
 
     def run(
         self,
@@ -107,14 +110,31 @@ class Scheduler:
         parameters: Sequence[bytes | None],
         patience: Patience,
         *,
-        first: int = 1,
-        elements: int | None = None,
+        part: Part | None = None,
         position: int | None = None,
     ) -> Awaitable[list[R]]:
         """One statement of its own; the result is its rows' models. The rest is as with `Caller`."""
-        caller = Caller(self._loop, call, patience.attempts, payload=tuple(parameters))
-        caller.first, caller.elements, caller.position = first, elements, position
-        return self._enter(caller, patience)
+        caller = Caller(self._loop, payload=tuple(parameters))
+        caller.part, caller.position = part, position
+        self.enter(caller, call, patience)
+        return caller
+
+    def enter(self, caller: Caller, way: Share | Call[Any], patience: Patience) -> None:
+        """Put the caller in line. No coroutine: this is on the path of every call."""
+        if self._closed:
+            raise ClosedError("the client is closed")
+        if self._limits.when_full == "raise" and self._line.full:
+            raise BusyError(f"{self._line.waiting} calls wait already")
+        caller.way = way
+        caller.attempts = patience.attempts
+        caller.queued_at = self._loop.time()
+        rush = self._line.enter(caller)
+        if patience.timeout is not None:
+            caller.deadline = caller.queued_at + patience.timeout
+            self._deadlines.add(caller, patience.timeout)
+        if rush:
+            self._rush()
+        self._wake()
 
     async def close(self, grace: float) -> None:
         """Fail what was not sent, wait up to `grace` seconds for what was, close the connections."""
@@ -143,22 +163,6 @@ class Scheduler:
         """Disconnect after the event loop was closed."""
         for lane in self._links:
             lane.abandon()
-
-    def _enter(self, caller: Caller, patience: Patience) -> Caller:
-        """Put the caller in line. No coroutine: this is on the path of every call."""
-        if self._closed:
-            raise ClosedError("the client is closed")
-        if self._limits.when_full == "raise" and self._line.full:
-            raise BusyError(f"{self._line.waiting} calls wait already")
-        caller.queued_at = self._loop.time()
-        rush = self._line.enter(caller)
-        if patience.timeout is not None:
-            caller.deadline = caller.queued_at + patience.timeout
-            self._deadlines.add(caller, patience.timeout)
-        if rush:
-            self._rush()
-        self._wake()
-        return caller
 
     def _expire(self, caller: Caller) -> None:
         sent = caller.failures > 0 or any(caller.unit in link.units for link in self._links.values())

@@ -12,7 +12,6 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from typing import Any, Final
 
 import psycopg
@@ -22,6 +21,7 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.json import set_json_loads
 
 from farebox._dsn import Target
+from farebox._rows import Rows
 from farebox.calls import BACKEND_PID, REPLAYED, Call
 from farebox.errors import (
     ConfigurationError,
@@ -38,8 +38,6 @@ _CANCEL_SECONDS: Final = 5.0
 # A prepared statement that is not there (a pooler gave us another session), is there already, or whose
 # result changed because the database was migrated: the same statement without preparing works.
 _PREPARED_LOST: Final = frozenset({"26000", "42P05", "0A000"})
-
-Rows = list[dict[str, Any]]
 
 
 class NotReplayedError(TransientError):
@@ -267,19 +265,18 @@ class Lane:
         loaded: list[Rows | FareboxError] = [self._load(answer) for answer in answers]
         if statement.position is not None:
             answer = loaded[0]
-            if isinstance(answer, list) and (replayed := REPLAYED.load(answer)[0]) < statement.position:
+            if isinstance(answer, Rows) and (replayed := REPLAYED.load(answer)[0]) < statement.position:
                 behind = NotReplayedError("the replica is behind")
                 behind.for_good = replayed < 0
                 loaded.append(behind)
-        statement.finish(statement, loaded[-1] if loaded else [])
+        statement.finish(statement, loaded[-1] if loaded else Rows((), []))
 
     def _load(self, result: PGresult) -> Rows | FareboxError:
         transformer = Transformer(self._connection)
         transformer.set_pgresult(result)
-        names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
+        names = tuple((result.fname(column) or b"").decode() for column in range(result.nfields))
         try:
-            rows = transformer.load_rows(0, result.ntuples, tuple)
-            return list(map(dict, map(zip, repeat(names), rows)))
+            return Rows(names, transformer.load_rows(0, result.ntuples, tuple))
         except (psycopg.Error, ValueError):
             # Such as the timestamp 'infinity'.
             return DatabaseError("the answer holds a value that Python cannot represent")

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from farebox._rows import Maker, Rows
 from farebox.errors import DatabaseError
 from farebox.models import (
     CatalogOutcome,
@@ -26,7 +27,6 @@ from farebox.models import (
 )
 
 R = TypeVar("R")
-_set = object.__setattr__
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Call(Generic[R]):
     writes: bool = False
     sql: str = ""
     _load: Callable[[Any], list[R]] = field(init=False, repr=False)
+    _maker: Maker[Any] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         arguments = ", ".join(
@@ -50,23 +51,20 @@ class Call(Generic[R]):
         )
         if not self.sql:
             object.__setattr__(self, "sql", f"select * from farebox.{self.function}({arguments})")
+        object.__setattr__(self, "_maker", Maker(self.row) if issubclass(self.row, Row) else None)
         object.__setattr__(self, "_load", TypeAdapter(list[self.row]).validate_python)  # type: ignore[name-defined]
 
-    def load(self, rows: list[dict[str, Any]]) -> list[R]:
+    def load(self, rows: Rows) -> list[R]:
         """The rows as models.
 
         Raises `DatabaseError` when they do not fit, naming the columns, not the values.
         """
         problems: str
         try:
-            if not issubclass(self.row, Row):
-                return self._load([value for row in rows for value in row.values()])
-            models: list[Any] = self._load(rows)
-            for model in models:
-                # All rows have the same columns: one set of their names serves them all, instead of one
-                # that is twice as large as the rest of the model for each.
-                _set(model, "__pydantic_fields_set__", models[0].__pydantic_fields_set__)
-            return models
+            if self._maker is None:
+                return self._load([value for row in rows.values for value in row])
+            models: list[R] | None = self._maker.make(rows)
+            return self._load(rows.as_dicts()) if models is None else models
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}"

@@ -7,14 +7,14 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
+    Coroutine,
     Iterable,
 )
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Final, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 from uuid import UUID
 
 from farebox import _fork, calls
@@ -22,9 +22,10 @@ from farebox._async_catalog import AsyncCatalog
 from farebox._async_queue import AsyncQueue
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._core import Core, Targets
-from farebox._queue import Patience
+from farebox._queue import Part, Patience
+from farebox._ticket_call import TicketCall, coroutine_function
 from farebox.calls import Call
-from farebox.encoding import check_one, join, split, to_parameter
+from farebox.encoding import check_one, to_parameter
 from farebox.errors import ClosedError, UsageError
 from farebox.models import (
     CompanySummary,
@@ -93,9 +94,10 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
 
     # -- creating tickets ---------------------------------------------------------------------------------
 
-    async def create_ticket(
+    @coroutine_function
+    def create_ticket(
         self, ticket: TicketInput, *, strict: bool | None = None, timeout: float | None = None
-    ) -> TicketOutcome:
+    ) -> Coroutine[Any, Any, TicketOutcome]:
         """Turn one payment into a ticket, exactly once however often it is called.
 
         Calls made at the same time share batches. Cancelling one leaves the others alone; whether its
@@ -104,14 +106,15 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         `BusyError`.
         """
         patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
-        return await self._create(ticket, strict, patience)
+        return self._create(ticket, strict, patience)
 
-    async def create_ticket_with_retry(
+    @coroutine_function
+    def create_ticket_with_retry(
         self, ticket: TicketInput, *, attempts: int = 10, timeout: float = 60.0, strict: bool | None = None
-    ) -> TicketOutcome:
+    ) -> Coroutine[Any, Any, TicketOutcome]:
         """`create_ticket` with more patience: for callers that rather wait out a server's restart."""
         patience = replace(self._patience, timeout=timeout, attempts=attempts)
-        return await self._create(ticket, strict, patience)
+        return self._create(ticket, strict, patience)
 
     async def create_tickets(
         self,
@@ -277,35 +280,38 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         # meanwhile.
         return 1 if ordered else 2 * self._settings.connections * self._settings.pipeline
 
+    def begin(self, call: TicketCall) -> None:
+        """Somebody waits for a call of `create_ticket`."""
+        if self.strict(call.strict):
+            check_one(TicketRequest, call.ticket)
+        scheduler = self._live().primary
+        scheduler.enter(call, scheduler.tickets, call.patience)
+
     def _create(
         self, ticket: TicketInput, strict: bool | None, patience: Patience
-    ) -> Awaitable[TicketOutcome]:
-        if self.strict(strict):
-            check_one(TicketRequest, ticket)
-        scheduler = self._live().primary
-        return scheduler.share(scheduler.tickets, ticket, patience)
+    ) -> Coroutine[Any, Any, TicketOutcome]:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self._create_there(ticket, strict, patience)
+        if self._core is not None and self._core.loop is not loop:
+            return self._create_there(ticket, strict, patience)
+        return TicketCall(loop, self, ticket, strict=strict, patience=patience)
+
+    async def _create_there(
+        self, ticket: TicketInput, strict: bool | None, patience: Patience
+    ) -> TicketOutcome:
+        """For a call that is made outside the event loop which is to run it, as `asyncio.run` has it."""
+        call = TicketCall(asyncio.get_running_loop(), self, ticket, strict=strict, patience=patience)
+        outcome: TicketOutcome = await call
+        return outcome
 
     async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
-        """Send one chunk of a list; what a router's lost shard had of it again, as often as anything else."""
-        scheduler = self._live().primary
-        outcomes = await scheduler.run(
-            calls.CREATE_TICKETS,
-            (chunk.payload,),
-            self._patience,
-            first=chunk.first,
-            elements=chunk.elements,
+        """Send one chunk of a list."""
+        part = Part(chunk.elements, chunk.first)
+        return await self._live().primary.run(
+            calls.CREATE_TICKETS, (chunk.payload,), self._patience, part=part
         )
-        for failures in range(1, self._patience.attempts):
-            lost = [place for place, outcome in enumerate(outcomes) if outcome.is_lost]
-            elements = split(chunk.payload) if lost else None
-            if elements is None:
-                break
-            await asyncio.sleep(self._patience.delay(failures))
-            payload = join(elements[place] for place in lost)
-            again = await scheduler.run(calls.CREATE_TICKETS, (payload,), self._patience, elements=len(lost))
-            for place, outcome in zip(lost, again, strict=True):
-                outcomes[place] = outcome.model_copy(update={"ordinal": outcomes[place].ordinal})
-        return outcomes
 
     async def _create_chunks(
         self, chunks: AsyncIterator[Chunk], ordered: bool

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Coroutine, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -133,14 +133,20 @@ class Farebox(SyncQueue):
         `InvalidRequestError` for a malformed request when strict (else the answer is `rejected`),
         `BusyError`.
         """
-        return self._run(self._front.create_ticket(ticket, strict=strict, timeout=timeout))
+        return self._run(self._create(self._front.create_ticket, ticket, strict=strict, timeout=timeout))
 
     def create_ticket_with_retry(
         self, ticket: TicketInput, *, attempts: int = 10, timeout: float = 60.0, strict: bool | None = None
     ) -> TicketOutcome:
         """`create_ticket` with more patience: for callers that rather wait out a server's restart."""
         return self._run(
-            self._front.create_ticket_with_retry(ticket, attempts=attempts, timeout=timeout, strict=strict)
+            self._create(
+                self._front.create_ticket_with_retry,
+                ticket,
+                attempts=attempts,
+                timeout=timeout,
+                strict=strict,
+            )
         )
 
     def create_tickets(
@@ -351,6 +357,13 @@ class Farebox(SyncQueue):
                 self._engine = _Engine.start()
                 self._finalizer = weakref.finalize(self, self._engine.stop, self._front, 0.0)
             return asyncio.run_coroutine_threadsafe(call, self._engine.loop)
+
+    @staticmethod
+    async def _create(
+        method: Callable[..., Awaitable[TicketOutcome]], ticket: TicketInput, **options: Any
+    ) -> TicketOutcome:
+        """Called on the client's loop: what `create_ticket` returns belongs to the loop it is called on."""
+        return await method(ticket, **options)
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         future = self._submit(call)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg.rows import dict_row
 
 from farebox._dsn import Target
+from farebox._rows import Rows
 from farebox._wire import connect, is_pooled
 from farebox.calls import Call
 from farebox.errors import FareboxError, TransientError, map_error
@@ -114,9 +114,7 @@ class Session:
         assert connection is not None  # step() has seen to that
         failure: FareboxError
         try:
-            cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
-            await cursor.execute(call.sql.encode(), arguments)
-            return call.load(await cursor.fetchall())
+            return call.load(await _answer(connection, call, *arguments))
         except psycopg.Error as error:
             failure = map_error(error)
         if connection.closed or failure.sqlstate == "25006":
@@ -133,9 +131,7 @@ class Session:
             connection = await connect(self._target, APPLICATION_NAME)
             if await is_pooled(connection):
                 connection.prepare_threshold = None
-            cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
-            await cursor.execute(BLAMELESS_ERRORS.sql.encode())
-            self._blameless = tuple(BLAMELESS_ERRORS.load(await cursor.fetchall()))
+            self._blameless = tuple(BLAMELESS_ERRORS.load(await _answer(connection, BLAMELESS_ERRORS)))
             self._on_event(ConnectionEvent("opened", str(self._target)))
             return connection
         except psycopg.Error as error:
@@ -148,3 +144,9 @@ class Session:
             await connection.close()
         self._on_event(ConnectionEvent("refused", str(self._target), name(failure)))
         raise failure
+
+
+async def _answer(connection: psycopg.AsyncConnection[Any], call: Call[Any], *arguments: object) -> Rows:
+    cursor = psycopg.AsyncRawCursor(connection)
+    await cursor.execute(call.sql.encode(), arguments)
+    return Rows(tuple(column.name for column in cursor.description or ()), await cursor.fetchall())

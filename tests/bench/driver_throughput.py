@@ -61,6 +61,13 @@ class Contest:
         outcomes = await asyncio.gather(*(self.farebox.create_ticket(payment) for payment in payments))
         assert all(outcome.outcome == "created" for outcome in outcomes)
 
+    async def tasked(self, payments: Payments) -> None:
+        async def call(payment: dict[str, Any]) -> str:
+            return (await self.farebox.create_ticket(payment)).outcome
+
+        outcomes = await asyncio.gather(*(call(payment) for payment in payments))
+        assert set(outcomes) == {"created"}
+
     async def list(self, payments: Payments) -> None:
         result = await self.farebox.create_tickets(payments, chunk_size=self.batch)
         assert len(result.successful) == len(payments)
@@ -115,6 +122,7 @@ class Contest:
         self.texts = [
             json.dumps(payments[start : start + self.batch]) for start in range(0, count, self.batch)
         ]
+        await asyncio.sleep(0)  # until then the loop holds what the round before has answered
         gc.collect()
         start, cpu = time.perf_counter(), time.process_time()
         await contender(payments)
@@ -155,21 +163,34 @@ async def run(shop: Shop, callers: int, batch: int, connections: int, rounds: in
 
 async def run_many(contest: Contest, callers: int, rounds: int) -> None:
     """Five times as many at once beside the same number, in turn; what each further caller costs."""
-    ratios: dict[str, list[float]] = {"as it comes": [], "after gc.freeze()": []}
+    kinds: dict[str, Contender] = {
+        "as it comes": contest.single,
+        "after gc.freeze()": contest.single,
+        "each in a task of its own": contest.tasked,
+        "each in a task of its own, after gc.freeze()": contest.tasked,
+    }
+    ratios: dict[str, list[float]] = {how: [] for how in kinds}
+    cpu: dict[str, list[tuple[float, float]]] = {how: [] for how in kinds}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     grown = 0
     for _ in range(max(3, rounds // 2)):
         for how, measured in ratios.items():
-            few = await contest.rate(contest.single, callers)
-            if how != "as it comes":
+            if "freeze" in how:
                 gc.freeze()
-            rate = await contest.rate(contest.single, callers * 5)
+            few = await contest.rate(kinds[how], callers)
+            spent = contest.cpu
+            rate = await contest.rate(kinds[how], callers * 5)
             gc.unfreeze()
             measured.append(rate / few)
+            cpu[how].append((spent, contest.cpu))
             grown = grown or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             print(f"{callers * 5} at once, {how}: {rate:.0f}/s beside {few:.0f}/s for {callers}")
     for how, measured in ratios.items():
-        print(f"{callers * 5} at once / {callers} at once, {how}: {statistics.median(measured):.2f} (goal 1)")
+        few, many = (statistics.median(spent) for spent in zip(*cpu[how], strict=True))
+        print(
+            f"{callers * 5} at once / {callers} at once, {how}: {statistics.median(measured):.2f}"
+            f" ({min(measured):.2f} to {max(measured):.2f}, goal 1); {many:.1f} / {few:.1f} us of client CPU"
+        )
     print(
         f"the process grew by {grown / 1024:.0f} MB, {grown * 1024 / (callers * 4):.0f} bytes for each"
         " further caller, its task, payment and outcome included"

@@ -114,7 +114,9 @@ async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
 
 
 async def _sell(farebox: AsyncFarebox, payments: list[dict[str, Any]]) -> list[Any]:
-    return await asyncio.gather(*(farebox.create_ticket(p) for p in payments), return_exceptions=True)
+    calls = [farebox.create_ticket(payment) for payment in payments]
+    answers: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    return answers
 
 
 async def test_a_server_killed_and_restarted_under_load_answers_everybody_async(own_shop: Shop) -> None:

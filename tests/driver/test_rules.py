@@ -31,6 +31,7 @@ from farebox import (
     calls,
 )
 from farebox._queue import MAX_BATCH_BYTES, Caller, Patience, Share, Unit
+from farebox._rows import Rows
 from farebox.encoding import encode_many, encode_one
 from farebox.errors import map_error, map_sqlstate
 from farebox.events import BatchEvent, Event, Observer
@@ -191,7 +192,7 @@ async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
     callers = [
-        Caller(loop, share, 3, payload=payload)
+        Caller(loop, payload=payload)
         for payload in [b"x" * (MAX_BATCH_BYTES + 1), b"a", b"b", b"x" * MAX_BATCH_BYTES, b"c"]
     ]
     share.waiting.extend(callers)
@@ -206,15 +207,17 @@ async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
 async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
-    callers = [Caller(loop, share, 3, payload=b"{}") for _ in range(2)]
-    row: dict[str, Any] = dict.fromkeys(calls.CREATE_TICKETS.row.model_fields) | {"outcome": "rejected"}
+    callers = [Caller(loop, payload=b"{}") for _ in range(2)]
+    names = tuple(calls.CREATE_TICKETS.row.model_fields)
+
+    def rows(*said: tuple[int, str]) -> Rows:
+        return Rows(names, [(ordinal, None, outcome, *[None] * 5) for ordinal, outcome in said])
+
     for ordinals in ([1], [2, 1], [1, 2, 3], [1, 1]):
         with pytest.raises(DatabaseError, match="one row for each element"):
-            Unit.shared(share, callers).deliver([row | {"ordinal": ordinal} for ordinal in ordinals])
+            Unit.shared(share, callers).deliver(rows(*((ordinal, "rejected") for ordinal in ordinals)))
     with pytest.raises(DatabaseError, match="do not fit") as unfit:
-        Unit.shared(share, callers).deliver(
-            [row | {"ordinal": 1}, row | {"ordinal": 2, "outcome": "+23276123456"}]
-        )
+        Unit.shared(share, callers).deliver(rows((1, "rejected"), (2, "+23276123456")))
     assert "23276123456" not in str(unfit.value)
     assert not any(caller.done() for caller in callers)
 
