@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import LiteralString
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -15,12 +16,14 @@ from farebox import AsyncFarebox, DeadlineExceededError
 from farebox._files import db_dir, migrations_dir
 from farebox.errors import MigrationError
 from farebox.shards import check, migrate_all
+from farebox.shards._setup import router_password
 from tests.cli.commands import farebox
 from tests.core.support import Call, create, said, violations
+from tests.driver.pooler import pooled
 from tests.shards.support import SHARDS, RoutedDatabase, Sharded
 from tests.shards.test_registry import Companies
 from tests.support.proxy import Proxy, proxy_to
-from tests.support.servers import Server
+from tests.support.servers import Farm, Server
 
 
 class Parted(Sharded):
@@ -89,6 +92,47 @@ def test_parted_in_the_middle_of_a_call_and_back(parted: Parted, companies: Comp
     for batch in batches[1:]:
         assert said(create(conn, *batch)) == ["duplicate", "created", "duplicate"]
     assert violations(companies.db) == []
+
+
+def test_a_pooler_beside_the_router_ends_what_nobody_answers(
+    parted: Parted, companies: Companies, farm: Farm
+) -> None:
+    """The guide's way out: PgBouncer's `query_timeout`, in either mode of pooling.
+
+    Seen to fail (the call does not come back) without `query_timeout`.
+    """
+    conn = companies.db.connect(autocommit=True)
+    with psycopg.connect(parted.dsn) as router:
+        login = f"{parted.layout.login}:{router_password(router)}@"
+    direct = parted.shard_dsn("two")
+    for mode in ("session", "transaction"):
+        with pooled(
+            farm,
+            f"postgresql://{login}{direct.rpartition('@')[2]}",
+            pool_mode=mode,
+            query_timeout=1,
+            server_connect_timeout=1,
+            server_login_retry=1,
+        ) as via:
+            shards = [f"{name}={parted.shard_dsn(name)}" for name in SHARDS]
+            place = urlsplit(via)
+            shards[1] += f" via host={place.hostname} port={place.port}"
+            assert farebox("shards", "init", *shards, dsn=parted.dsn).code == 0
+            batches = [[companies.pay(name, parted.payment_at("one")) for name in SHARDS] for _ in range(3)]
+            assert said(create(conn, *batches[0])) == ["created"] * 3
+            parted.proxy.hang()
+            for batch in batches[1:]:
+                assert said(create(conn, *batch)) == ["created", "shard_unavailable", "created"]
+            with pytest.raises(psycopg.errors.CannotConnectNow, match="a shard is not available"):
+                conn.execute("select farebox.company_summary(%s)", [companies.ids["two"]])
+            parted.proxy.go_on()
+            parted.wait_until_seen()
+            # The pooler looks again once a second. What was on its way to the shard may have come through.
+            batch = batches[1] + batches[2]
+            until(lambda batch=batch: all(outcome.ticket_id for outcome in create(conn, *batch)))
+    assert [parted.tickets(name) for name in SHARDS] == [6, 6, 6]
+    assert violations(companies.db) == []
+    assert check(parted.dsn) == []
 
 
 async def test_where_nothing_passes_callers_give_up_and_others_do_not_wait(

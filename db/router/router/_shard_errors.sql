@@ -20,7 +20,7 @@ as $$
 declare
   v_message text;
 begin
-  if p_sqlstate = 'XX000' and farebox._is_lost_shard(p_sqlstate, p_message) then
+  if p_sqlstate in ('XX000', '08P01') and farebox._is_lost_shard(p_sqlstate, p_message) then
     raise exception using errcode = 'cannot_connect_now',
       message = 'a shard is not available',
       hint = 'try again; farebox shards status tells which';

@@ -37,8 +37,8 @@ def init(
     """Makes the database of `router_dsn` the router of `shards`, over which the partitions are spread.
 
     Databases without Farebox are migrated; a shard may have companies if they are all its own. Run it again
-    after a failure: it goes on. Shards whose router was lost get a new one. Raises ConfigurationError,
-    MigrationError, PermissionDeniedError.
+    after a failure: it goes on; or to change how the router reaches its shards (`via`). Shards whose router
+    was lost get a new one. Raises ConfigurationError, MigrationError, PermissionDeniedError.
     """
     if not 1 <= len(shards) <= partitions:
         raise ConfigurationError(f"1 to {partitions} shards can share {partitions} partitions")
@@ -59,6 +59,11 @@ def init(
                 "this database is the router of other shards already",
                 hint="farebox shards status shows them; farebox shards add adds one.",
             )
+        # A PgBouncer beside the router gets the router's login, so it comes after the first `init`.
+        via = {shard.place: shard.place_via for shard in shards}
+        layout = replace(
+            layout, shards=tuple(replace(shard, place_via=via[shard.place]) for shard in layout.shards)
+        )
         password = _password(router) or secrets.token_urlsafe(24)
         # Noted first, so that a second run after a failure is about the same installation.
         make_router(router, layout, password)
