@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
 import psycopg
@@ -18,7 +19,7 @@ from farebox.errors import MigrationError
 from farebox.shards import check, migrate_all
 from farebox.shards._setup import router_password
 from tests.cli.commands import farebox
-from tests.core.support import Call, create, said, violations
+from tests.core.support import Call, Connection, create, said, violations
 from tests.driver.pooler import pooled
 from tests.shards.support import SHARDS, RoutedDatabase, Sharded
 from tests.shards.test_registry import Companies
@@ -94,6 +95,10 @@ def test_parted_in_the_middle_of_a_call_and_back(parted: Parted, companies: Comp
     assert violations(companies.db) == []
 
 
+def have_tickets(conn: Connection, batch: list[dict[str, Any]]) -> bool:
+    return all(outcome.ticket_id is not None for outcome in create(conn, *batch))
+
+
 def test_a_pooler_beside_the_router_ends_what_nobody_answers(
     parted: Parted, companies: Companies, farm: Farm
 ) -> None:
@@ -129,7 +134,7 @@ def test_a_pooler_beside_the_router_ends_what_nobody_answers(
             parted.wait_until_seen()
             # The pooler looks again once a second. What was on its way to the shard may have come through.
             batch = batches[1] + batches[2]
-            until(lambda batch=batch: all(outcome.ticket_id for outcome in create(conn, *batch)))
+            until(partial(have_tickets, conn, batch))
     assert [parted.tickets(name) for name in SHARDS] == [6, 6, 6]
     assert violations(companies.db) == []
     assert check(parted.dsn) == []
