@@ -7,6 +7,7 @@
 \ir shard/_own_partition.sql
 \ir shard/_refuse_foreign_company.sql
 \ir shard/_require_partitions.sql
+\ir shard/_stray_rows.sql
 \ir shard/_batch_id.sql
 \ir shard/_own_requests.sql
 \ir shard/_shard_claim.sql

@@ -106,6 +106,7 @@ ARGUMENTS: dict[Words, list[str]] = {
     ("shards", "add"): [f"two={NOWHERE}"],
     ("shards", "reader"): [NOWHERE, f"one={NOWHERE}"],
     ("shards", "where"): [COMPANY],
+    ("shards", "move"): ["17", "two"],
 }
 
 

@@ -21,12 +21,12 @@ from tests.support.database import Database, Parameters, Row
 from tests.support.servers import Server
 
 SHARDS = ("one", "two", "three")
-_TABLES = (
+TABLES = (
     *("companies", "routes", "payment_codes", "tickets", "transactions", "unapplied_payments"),
     *("company_logins", "ticket_queue", "ticket_queue_dead", "ticket_queue_pauses"),
 )
 _EMPTY = sql.SQL("truncate {}").format(
-    sql.SQL(", ").join(sql.Identifier("farebox", name) for name in (*_TABLES, "claims", "foreign_subjects"))
+    sql.SQL(", ").join(sql.Identifier("farebox", name) for name in (*TABLES, "claims", "foreign_subjects"))
 )
 
 _serial = itertools.count(1)
@@ -191,7 +191,7 @@ class RoutedDatabase(Database):
                         " create user mapping for public server {0} options (user {3}, password {4})"
                     ).format(shard, sql.Literal(str(server.port)), sql.Literal(database), user, secret)
                 )
-                for table in _TABLES:
+                for table in TABLES:
                     conn.execute(
                         sql.SQL("drop trigger if exists refuse_rows on farebox.{}").format(
                             sql.Identifier(table)

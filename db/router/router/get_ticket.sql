@@ -19,7 +19,11 @@ begin
     where p_company_id is null or p.partition = farebox._partition_of(p_company_id::text)
     order by p.at
   loop
-    return query select t.* from farebox._at_get_ticket(v_at, p_ticket_id, p_company_id) as t;
+    -- A ticket of a partition that is just moving may be on two shards: the map tells which of them counts.
+    return query
+      select t.* from farebox._at_get_ticket(v_at, p_ticket_id, p_company_id) as t
+      where exists (
+        select from farebox.partitions as p where p.partition = farebox._partition_of(t.company_id::text) and p.at = v_at);
     exit when found;
   end loop;
 exception when others then

@@ -98,7 +98,8 @@ returns table (last_seen_at timestamptz, monime_transaction_id text, request jso
 language plproxy
 as $$ cluster 'farebox'; run on p_at; select * from farebox._shard_open_payments(p_limit, p_reason); $$;
 
--- What the shards offer under the same name, to be asked of one (by company, or by its place in the map) or of all.
+-- What the shards offer under the same name, to be asked of one (by company, or by its place in the map) or of all. Of some the shards
+-- have a form for routers, which leaves out what is there only because a partition is moving.
 do $$
 declare
   c_settings constant text := 'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on';
@@ -124,7 +125,7 @@ begin
       ('company_summary', 'company', ''),
       ('pause_company_queue', 'company', ''),
       ('resume_company_queue', 'company', ''),
-      ('list_companies', 'all', 'select a.* from %s as a order by a.id limit p_limit'),
+      ('list_companies', 'all', 'select distinct on (a.id) a.* from %s as a order by a.id limit p_limit'),
       ('list_unapplied_payments', 'all', 'select a.* from %s as a order by a.last_seen_at, a.monime_transaction_id limit p_limit'),
       ('list_queued_requests', 'all', 'select a.* from %s as a order by a.queue_id limit p_limit'),
       ('list_dead_requests', 'all', 'select a.* from %s as a order by a.last_seen_at, a.key collate "C" limit p_limit'),
@@ -162,13 +163,16 @@ begin
     elsif v_offered.kind in ('all', 'sum') then
       execute format('create function farebox._at_%s(%s) returns %s%s language plproxy as %L',
         v_offered.name, v_offered.parameters, case when not v_offered.is_set then 'setof ' else '' end, v_offered.result,
-        format('cluster ''farebox_long''; run on all; target farebox.%s;', v_offered.name));
+        format('cluster ''farebox_long''; run on all; target farebox.%s%s;',
+          case when v_offered.name in ('list_companies', 'record_missing_transactions', 'expire_payment_codes') then '_shard_' end,
+          v_offered.name));
     else
       execute format('create function farebox._at_%s(p_at int%s) returns %s language plproxy as %L',
         v_offered.name, case when v_offered.parameters <> '' then ', ' else '' end || v_offered.parameters, v_offered.result,
-        format('cluster ''%s''; run on p_at; select %sfarebox.%s(%s)%s;',
+        format('cluster ''%s''; run on p_at; select %sfarebox.%s%s(%s)%s;',
           case when v_offered.name ~ '^(verify|metrics)' then 'farebox_long' else 'farebox' end,
-          case when v_offered.is_set then '* from ' else '' end, v_offered.name, v_offered.names,
+          case when v_offered.is_set then '* from ' else '' end, case when v_offered.name = 'verify' then '_shard_' end,
+          v_offered.name, v_offered.names,
           case when not v_offered.is_set then ' as r' else '' end));
     end if;
 

@@ -12,8 +12,8 @@ declare
   v_ordinal int;
 begin
   lock table farebox.own_partitions in row share mode;
-  if exists (select from farebox.own_partitions as o where not o.is_open) then
-    perform farebox._require_partitions(array(
+  if exists (select from farebox.own_partitions as o where not o.is_open or o.fenced_until > clock_timestamp()) then
+    perform farebox._require_open(array(
       select distinct farebox._partition_of(c.company_id::text)
       from (
         select distinct r.company_id from unnest(p_requests) as r

@@ -14,7 +14,7 @@ begin
   return query
     select t.monime_transaction_id, t.company_id, t.id
     from farebox.tickets as t
-    where t.monime_transaction_id > p_after collate "C"
+    where t.monime_transaction_id > p_after collate "C" and farebox._lives_here(t.company_id)
     order by t.monime_transaction_id
     limit 10000;
 end
@@ -35,6 +35,7 @@ begin
       c.claimed_at > farebox._now() - interval '1 minute' or c.company_id = '00000000-0000-0000-0000-000000000000'
     from farebox.claims as c
     where c.kind = 'p' and c.subject > p_after collate "C"
+      and exists (select from farebox.own_partitions as o where o.partition = farebox._partition_of(c.subject))
     order by c.subject
     limit 10000;
 end

@@ -29,7 +29,7 @@ begin
   end if;
 
   lock table farebox.own_partitions in exclusive mode;
-  perform farebox._require_partitions(array[p_partition]);
+  perform farebox._require_open(array[p_partition]);  -- with this lock nobody waits for a mover, who wants it too
 
   if p_kind = 'p' then
     v_ticket_id := (

@@ -75,7 +75,7 @@ def init(session: Session, databases: tuple[ShardDsn, ...], partitions: str, reg
 @click.argument("database", type=_ShardParameter(), metavar="NAME=DSN")
 @with_session
 def add(session: Session, database: ShardDsn) -> None:
-    """Add a shard, ready for partitions. There is no command yet that moves one from another shard.
+    """Add a shard, ready for partitions: `farebox shards move` brings it some.
 
     \b
     Examples:
@@ -128,6 +128,8 @@ def status(session: Session) -> None:
         Column("problem"),
     )
     session.out.rows(({name: getattr(state, name) for name in state.__slots__} for state in states), columns)
+    if (move_under_way := sharding.moving(session.dsn)) is not None:
+        session.out.warn(str(move_under_way))
     if not all(state.answers for state in states):
         raise click.exceptions.Exit(Exit.FOUND)
 
@@ -187,6 +189,60 @@ def where(session: Session, company: object) -> None:
         {"shard": found[0].name, "partition": found[1], "place": found[0].place},
         f"{found[0].name}, partition {found[1]}: {found[0].place}",
     )
+
+
+@shards.command()
+@click.argument("partition", type=click.IntRange(0))
+@click.argument("target", metavar="[SHARD]", required=False)
+@click.option("--abort", is_flag=True, help="Take back the move that has begun, as long as it can be.")
+@click.option(
+    "--fence-seconds",
+    type=click.FloatRange(0.1, 25),
+    default=sharding.FENCE_SECONDS,
+    show_default=True,
+    help="How long the partition may be closed before the move gives up for now.",
+)
+@click.option(
+    "--source-dsn",
+    metavar="DSN",
+    help="How the target's server reaches the partition's shard. Without it: as this command does.",
+)
+@with_session
+def move(
+    session: Session,
+    partition: int,
+    target: str | None,
+    abort: bool,
+    fence_seconds: float,
+    source_dsn: str | None,
+) -> None:
+    """Move a partition to another shard while sales go on. Run it again after a failure: it goes on.
+
+    It copies by logical replication, closes the partition for a moment (callers wait), compares, switches,
+    and removes what is left behind. Until the switch --abort takes it back; later it is another move.
+    `farebox shards where COMPANY` tells a company's partition.
+
+    \b
+    Examples:
+      farebox shards move 17 five
+      farebox shards move 17 --abort
+    """
+    if abort == (target is not None):
+        raise click.UsageError("name the shard to move to, or --abort")
+    steps = (
+        sharding.abort(session.dsn, partition)
+        if target is None
+        else sharding.move(session.dsn, partition, target, fence_seconds=fence_seconds, source_dsn=source_dsn)
+    )
+    told = None
+    with session.out.working("moving") as tell:
+        for progress in steps:
+            if (progress.step, progress.text) != told:
+                told = (progress.step, progress.text)
+                fields = {name: getattr(progress, name) for name in progress.__slots__}
+                session.out.document(fields | {"partition": partition}, f"{progress.step}: {progress.text}")
+            if progress.rows is not None:
+                tell(progress.rows)
 
 
 shards.add_command(demo)

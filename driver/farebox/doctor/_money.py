@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from farebox.doctor._finding import Context, Found, Level, check
@@ -20,8 +21,10 @@ def _queue(context: Context) -> Iterator[Found]:
     limits = context.thresholds
     row = context.row("select * from farebox.queue_metrics()")
     size, dead = row["size"], row["dead"]
+    # A router answers with a row of each shard.
     workers = context.row(
-        "select value::int as alive from farebox.metrics_server() where metric = 'farebox_workers'"
+        "select coalesce(sum(value), 0)::int as alive from farebox.metrics_server()"
+        " where metric = 'farebox_workers'"
     )["alive"]
     if size > limits.queue_warning:
         yield (
@@ -47,12 +50,11 @@ def _queue(context: Context) -> Iterator[Found]:
 )
 def _unapplied(context: Context) -> Iterator[Found]:
     rows = context.rows("select * from farebox.metrics_unapplied()")
-    reasons = {
-        row["labels"]["reason"]: int(row["value"])
-        for row in rows
-        if row["metric"] == "farebox_unapplied_payments"
-    }
-    [oldest] = [row["value"] for row in rows if row["metric"] == "farebox_unapplied_oldest_seconds"]
+    reasons: Counter[str] = Counter()  # of all shards, where this is a router
+    for row in rows:
+        if row["metric"] == "farebox_unapplied_payments":
+            reasons[row["labels"]["reason"]] += int(row["value"])
+    oldest = max(row["value"] for row in rows if row["metric"] == "farebox_unapplied_oldest_seconds")
     if not reasons:
         return
     shown = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
@@ -71,11 +73,10 @@ def _unapplied(context: Context) -> Iterator[Found]:
     needs_schema=True,
 )
 def _codes(context: Context) -> Iterator[Found]:
-    values = {
-        row["metric"]: int(row["value"])
-        for row in context.rows("select * from farebox.metrics_codes()")
-        if not row["labels"]
-    }
+    values: Counter[str] = Counter()
+    for row in context.rows("select * from farebox.metrics_codes()"):
+        if row["labels"].keys() <= {"shard"}:
+            values[row["metric"]] += int(row["value"])
     if nearly := values["farebox_payment_codes_nearly_spent"]:
         yield (
             Level.WARNING,

@@ -210,6 +210,16 @@ def _wraparound(context: Context) -> Iterator[Found]:
     good="no replication slot holds back much write-ahead log",
 )
 def _slots(context: Context) -> Iterator[Found]:
+    if context.row(
+        "select has_table_privilege(to_regclass('farebox.moves'), 'select') is true and row_security_active("
+        "to_regclass('farebox.moves')) is false as may"
+    )["may"]:
+        for row in context.rows("select partition from farebox.moves"):
+            yield (
+                Level.WARNING,
+                f"partition {row['partition']} of this router is on its way to another shard",
+                "farebox shards status -- says how to finish the move, or to take it back",
+            )
     rows = context.rows(
         """
         select slot_name, quote_literal(slot_name) as quoted, active, wal_status,
@@ -224,7 +234,9 @@ def _slots(context: Context) -> Iterator[Found]:
                 Level.PROBLEM if much else Level.WARNING,
                 f"replication slot {row['slot_name']} is {'active' if row['active'] else 'not in use'} and holds back"
                 f" {(row['retained'] or 0) >> 20:,} MB",
-                f"select pg_drop_replication_slot({row['quoted']}); -- if its reader is gone for good",
+                "farebox shards status -- on the router: says how to finish the move, or to take it back"
+                if row["slot_name"].startswith("farebox_move_")
+                else f"select pg_drop_replication_slot({row['quoted']}); -- if its reader is gone for good",
             )
 
 

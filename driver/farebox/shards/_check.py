@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from farebox.errors import FareboxError, map_error
+from farebox.shards._journey import Unfinished, unfinished
 from farebox.shards._layout import Layout, Shard, connect, operator_dsn, read_layout, router_options
 
 
@@ -42,12 +43,21 @@ def status(router_dsn: str) -> tuple[Layout, list[ShardStatus]]:
     return layout, [_status(router_dsn, shard) for shard in layout.shards]
 
 
+def moving(router_dsn: str) -> Unfinished | None:
+    """The move of a partition that has begun and not ended."""
+    with connect(router_dsn) as router:
+        return unfinished(router, read_layout(router))
+
+
 def check(router_dsn: str) -> list[Problem]:
     """Whether router and shards agree: the map, what each database is, its version, its companies."""
     with connect(router_dsn) as router:
         layout = read_layout(router)
         problems = _check_router(router, layout)
+        moving = unfinished(router, layout)
         versions = {"router": _version(router)}
+    if moving is not None:
+        problems.append(Problem("move", str(moving)))
     for shard in layout.shards:
         try:
             with connect(operator_dsn(router_dsn, shard.place)) as conn:

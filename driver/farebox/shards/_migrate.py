@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from farebox import migrate
 from farebox.errors import FareboxError, MigrationError
 from farebox.shards._layout import connect, operator_dsn, read_layout
+from farebox.shards._move import refuse_unfinished
 from farebox.shards._setup import make_router, make_shard, router_password
 
 
@@ -28,6 +29,7 @@ def migrate_all(router_dsn: str) -> Iterator[Migrated]:
     """
     with connect(router_dsn) as router:
         layout = read_layout(router)
+        refuse_unfinished(router, layout)
         password = router_password(router)
     done: list[str] = []
     for shard in layout.shards:

@@ -1,0 +1,522 @@
+"""A partition moves to another shard while sales go on: nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from farebox import Farebox
+from farebox.errors import (
+    ConfigurationError,
+    FareboxError,
+    MigrationError,
+    PermissionDeniedError,
+    TransientError,
+)
+from farebox.shards import MoveProgress, abort, check, migrate_all, move, moving, read_layout
+from farebox.shards._replication import Replication
+from tests.cli.commands import farebox
+from tests.core.support import Call, Connection, create, said, scalar, uses, violations
+from tests.queue.support import enqueue, missing, process, process_all
+from tests.shards.support import SHARDS, TABLES, RoutedDatabase, Sharded
+from tests.shards.test_registry import Companies
+from tests.support.servers import Farm, Server
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["farebox.shards", "tests.shards.test_move"])
+
+
+class Movable(Sharded):
+    """One server with the router and shards `one` and `two`; `three` is elsewhere, and of another version."""
+
+    def __init__(self, server: Server, other: Server) -> None:
+        # An operator has the same login everywhere.
+        with other.connect() as conn:
+            conn.execute(sql.SQL("alter role current_user password {}").format(server.password))
+        self.other = dataclasses.replace(other, password=server.password)
+        super().__init__(server)
+
+    def server_of(self, name: str) -> Server:
+        return self.other if name == "three" else self.server
+
+    def partition_of(self, key: object) -> int:
+        with psycopg.connect(self.dsn) as conn:
+            return int(scalar(conn, "select farebox._partition_of(%s)", [str(key)]))
+
+    def home(self, partition: int) -> str:
+        with psycopg.connect(self.dsn) as conn:
+            return next(s.name for s in read_layout(conn).shards if partition in s.partitions)
+
+    def bring_home(self) -> None:
+        """Every partition is where it was at first: what a failed test has begun ends, and a move back."""
+        begun = moving(self.dsn)
+        if begun is not None:
+            list(move(self.dsn, begun.partition, begun.target))
+        for shard in self.layout.shards:
+            for partition in shard.partitions:
+                if self.home(partition) != shard.name:
+                    list(move(self.dsn, partition, shard.name))
+
+
+@pytest.fixture(scope="module")
+def movable_server(farm: Farm, sharded_server: Sharded) -> Iterator[Movable]:
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                farm.private(name, fsync="off", wal_level="logical", wal_retrieve_retry_interval="50ms")
+            )
+            for name in ("pg15", "pg18")
+        ]
+        movable = Movable(*servers)
+        RoutedDatabase(movable).show_tables()
+        yield movable
+
+
+@pytest.fixture
+def movable(movable_server: Movable) -> Iterator[Movable]:
+    yield movable_server
+    movable_server.bring_home()
+    movable_server.clean()
+
+
+@pytest.fixture
+def db(movable: Movable) -> Iterator[RoutedDatabase]:
+    database = RoutedDatabase(movable)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def companies(db: RoutedDatabase) -> Companies:
+    return Companies(db)
+
+
+@pytest.fixture
+def partition(movable: Movable, companies: Companies) -> int:
+    """That of the company on shard `one`."""
+    return movable.partition_of(companies.ids["one"])
+
+
+@pytest.fixture
+def conn(db: RoutedDatabase) -> Connection:
+    return db.connect(autocommit=True)
+
+
+def until(steps: Iterator[MoveProgress], step: str, text: str = "") -> MoveProgress:
+    """Lets a move go on to that step."""
+    return next(p for p in steps if p.step == step and text in p.text)
+
+
+def payments(companies: Companies, shard: str, prefix: str, count: int = 3) -> list[dict[str, Any]]:
+    return [companies.pay(shard, f"{prefix}-{n}") for n in range(count)]
+
+
+def rows_of(movable: Movable, name: str, company: UUID) -> int:
+    """Rows of that company on that shard."""
+    count = sql.SQL(" union all ").join(
+        sql.SQL("select 1 from farebox.{} where {} = {}").format(
+            sql.Identifier(table),
+            sql.Identifier("id" if table == "companies" else "company_id"),
+            sql.Literal(company),
+        )
+        for table in TABLES
+    )
+    return len(movable.on(name, count))
+
+
+def nothing_is_left(movable: Movable) -> bool:
+    """No slot, no publication, no subscription, no replica identity, no note of a move, on any shard."""
+    left: LiteralString = (
+        "select (select count(*) from pg_replication_slots) + (select count(*) from pg_publication)"
+        " + (select count(*) from pg_subscription) + (select count(*) from farebox.stray_partitions)"
+        " + (select count(*) from pg_class where relname ~ '^tickets$|^routes$' and relreplident = 'f')"
+    )
+    with psycopg.connect(movable.dsn) as router:
+        return movable.on_all(left) == [(0,)] * 3 and not scalar(router, "select count(*) from farebox.moves")
+
+
+# -- sales go on --------------------------------------------------------------------------------------------
+
+
+def test_a_partition_moves_and_comes_back_while_everybody_sells(
+    movable: Movable, companies: Companies, partition: int
+) -> None:
+    """To a server of another version and back.
+
+    Three callers of the driver with its usual patience sell, also by a code, to companies of all shards,
+    whose payments are registered everywhere; one more enqueues. Meanwhile verify is clean, and no company is
+    listed twice. Seen to fail with callers not waiting for the mover (`_await_partitions`): calls fail.
+    """
+    db = companies.db
+    code = db.code(companies.ids["one"], 1_000_000)
+    stop = threading.Event()
+
+    def sell(number: int) -> list[UUID]:
+        tickets: list[UUID] = []
+        with Farebox(movable.dsn) as client:
+            while not stop.is_set():
+                serial = len(tickets)
+                batch = [
+                    companies.pay(
+                        shard, f"{number}-{serial + n}", payment_code=code if shard == "one" else None
+                    )
+                    for n, shard in enumerate(("one", "one", "two", "three"))
+                ]
+                outcomes = client.create_tickets(batch)
+                assert [o.outcome for o in outcomes] == ["created"] * 4, [o.reason for o in outcomes]
+                tickets += [o.ticket_id for o in outcomes if o.ticket_id is not None]
+        return tickets
+
+    def store() -> int:
+        stored = 0
+        with Farebox(movable.dsn) as client:
+            while not stop.is_set():
+                assert client.enqueue(companies.pay("one", f"queued-{stored}")).queue_id > 0
+                stored += 1
+        return stored
+
+    calls = [Call(functools.partial(sell, number)) for number in range(3)]
+    queued = Call(store)
+    try:
+        for target in ("three", "one"):
+            db.wait_until(
+                "select count(*) > %s from farebox.tickets",
+                [db.value("select count(*) from farebox.tickets") + 20],
+            )
+            for progress in move(movable.dsn, partition, target):
+                if progress.step in ("copying", "comparing", "switching"):
+                    assert violations(db) == []
+                    listed = db.execute("select id from farebox.list_companies()")
+                    assert sorted(listed) == sorted((company,) for company in companies.ids.values())
+            assert movable.home(partition) == target
+    finally:
+        stop.set()
+    sold = [ticket for call in calls for ticket in call.result()]
+    stored = queued.result()
+    conn = db.connect(autocommit=True)
+    while scalar(conn, "select taken from farebox.process_ticket_queue(1000)"):
+        pass
+    assert len(set(sold)) == len(sold)
+    assert db.value("select count(*) from farebox.tickets") == len(sold) + stored
+    assert {ticket for (ticket,) in db.execute("select id from farebox.tickets")} >= set(sold)
+    assert uses(db, code)[0] == len(sold) // 2
+    assert nothing_is_left(movable)
+    assert check(movable.dsn) == []
+    assert violations(db) == []
+
+
+def test_whoever_is_in_the_middle_of_a_batch_is_waited_for(
+    movable: Movable, companies: Companies, partition: int, conn: Connection
+) -> None:
+    """Seen to fail without the lock of `fence`: the ticket stays behind, committed after the last look."""
+    db = companies.db
+    steps = move(movable.dsn, partition, "two")
+    until(steps, "closing")
+    gate = db.connect(dsn=movable.shard_dsn("one"))
+    gate.execute("lock table farebox.transactions in share mode")
+    sale = Call(lambda: said(create(conn, companies.pay("one", "late"))))
+    waits: LiteralString = (
+        "select count(*) > 0 from pg_stat_activity where application_name = %s and wait_event_type = 'Lock'"
+    )
+    db.wait_until(waits, ["farebox_router"])
+    rest = Call(lambda: [progress.step for progress in steps])
+    db.wait_until(waits, ["farebox_move"])
+    gate.rollback()
+    assert sale.result() == ["created"]
+    assert rest.result()[-1] == "done"
+    assert said(create(conn, companies.pay("one", "late"))) == ["duplicate"]
+    assert violations(db) == []
+
+
+def test_at_no_step_two_shards_accept_and_at_most_for_a_moment_none(
+    movable: Movable, companies: Companies, partition: int
+) -> None:
+    """Seen to fail with the target opened, or the map switched and the fence lifted, before the wall."""
+    accepting: list[list[str]] = []
+    for _ in move(movable.dsn, partition, "three"):
+        accepting.append([])
+        for name in SHARDS:
+            try:
+                movable.on(name, "select farebox._require_open(array[%s])", [partition])
+            except psycopg.errors.LockNotAvailable:
+                continue
+            accepting[-1].append(name)
+    assert {tuple(names) for names in accepting} == {("one",), (), ("three",)}
+    assert accepting == sorted(accepting, key=[["one"], [], ["three"]].index)
+    assert rows_of(movable, "one", companies.ids["one"]) == 0
+
+
+def test_a_fence_that_takes_too_long_opens_again_and_says_so(
+    movable: Movable, companies: Companies, partition: int, conn: Connection
+) -> None:
+    """The target cannot follow; nothing has changed, and the same command gets there later.
+
+    Seen to fail without the wait for the target: the two sides differ; and, without that comparison too, the
+    ticket is missing on the target.
+    """
+    steps = move(movable.dsn, partition, "three", fence_seconds=0.4)
+    until(steps, "closing")
+    gate = psycopg.connect(movable.shard_dsn("three"))
+    gate.execute("lock table farebox.tickets in share mode")
+    assert said(create(conn, companies.pay("one", "late"))) == ["created"]
+    with pytest.raises(
+        TransientError, match=r"closed for 0\.4 s and the target did not catch up; it is open again"
+    ):
+        list(steps)
+    assert said(create(conn, *payments(companies, "one", "p"))) == ["created"] * 3
+    [problem] = [p for p in check(movable.dsn) if p.where == "move"]
+    assert f"farebox shards move {partition} three goes on" in problem.what
+    gate.close()
+    assert [p.step for p in move(movable.dsn, partition, "three")][-1] == "done"
+    assert said(create(conn, companies.pay("one", "late"))) == ["duplicate"]
+    assert violations(companies.db) == []
+
+
+# -- the mover dies -----------------------------------------------------------------------------------------
+
+
+def _die(dsn: str, partition: int, target: str | None, seen: set[str], pipe: Any) -> None:
+    """Moves (or, without a target, takes back), and is killed at the first step that is not in `seen`."""
+    steps = abort(dsn, partition) if target is None else move(dsn, partition, target, fence_seconds=0.5)
+    for progress in steps:
+        step = f"{progress.step}: {progress.text.lstrip('0123456789')}"
+        if step not in seen:
+            pipe.send(step)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kills(dsn: str, partition: int, target: str | None, *, last: str = "") -> Iterator[str]:
+    """Runs a mover again and again, each time killed one step later, until it ends; yields the steps.
+
+    `last`: not further than this one.
+    """
+    seen: set[str] = set()
+    while True:
+        ours, theirs = _FORKS.Pipe(duplex=False)
+        process = _FORKS.Process(target=_die, args=(dsn, partition, target, seen, theirs))
+        process.start()
+        theirs.close()
+        process.join()
+        if process.exitcode == 0:
+            return
+        assert process.exitcode == -signal.SIGKILL
+        step = ours.recv()
+        seen.add(step)
+        yield step
+        if last in seen:
+            return
+
+
+def test_killed_at_every_step_the_same_command_goes_on(
+    movable: Movable, companies: Companies, partition: int, conn: Connection
+) -> None:
+    """Kill -9 at each step in turn. Others sell all the time, and so does the company that moves, but for the
+    moment behind the wall; a dead mover's fence opens by itself.
+    """
+    sold: list[str] = []
+    steps = 0
+    for steps, _ in enumerate(kills(movable.dsn, partition, "three"), 1):
+        own, other = f"own-{steps}", movable.payment_at("two")
+        assert said(create(conn, companies.pay("two", other))) == ["created"]
+        [outcome] = said(create(conn, companies.pay("one", own)))
+        assert outcome in ("created", "shard_unavailable")
+        if outcome == "created":
+            sold.append(own)
+    assert steps > 12
+    assert len(sold) > steps / 2
+    assert movable.home(partition) == "three"
+    assert set(said(create(conn, *(companies.pay("one", payment) for payment in sold)))) == {"duplicate"}
+    assert nothing_is_left(movable)
+    assert check(movable.dsn) == []
+    assert violations(companies.db) == []
+
+
+def test_a_dead_movers_fence_opens_by_itself(
+    movable: Movable, companies: Companies, partition: int, conn: Connection
+) -> None:
+    """Nobody has to notice that the mover died. Seen to fail with `fenced_until` never over."""
+    for step in kills(
+        movable.dsn, partition, "two", last="closed: the target catches up with what was sold last"
+    ):
+        assert step
+    with Farebox(movable.dsn, attempts=30) as client:
+        assert client.create_ticket(companies.pay("one", "p")).outcome == "created"
+    list(abort(movable.dsn, partition))
+    assert violations(companies.db) == []
+
+
+def test_a_move_is_taken_back_until_the_switch_and_nothing_of_it_is_left(
+    movable: Movable, companies: Companies, partition: int, conn: Connection
+) -> None:
+    assert set(said(create(conn, *payments(companies, "one", "p")))) == {"created"}
+    until(move(movable.dsn, partition, "three"), "closing")
+    assert rows_of(movable, "three", companies.ids["one"]) == 8
+    with pytest.raises(ConfigurationError, match="on its way from one to three"):
+        list(move(movable.dsn, partition, "two"))
+    with pytest.raises(MigrationError, match="on its way"):
+        list(migrate_all(movable.dsn))
+    assert set(said(create(conn, *payments(companies, "one", "q")))) == {"created"}
+    for _ in kills(movable.dsn, partition, None, last=f"taken back: partition {partition} stays on one"):
+        assert violations(companies.db) == []
+        assert said(create(conn, companies.pay("one", "p-0"))) == ["duplicate"]
+    assert rows_of(movable, "three", companies.ids["one"]) == 0
+    assert nothing_is_left(movable)
+    assert check(movable.dsn) == []
+    assert set(said(create(conn, *payments(companies, "one", "q")))) == {"duplicate"}
+
+
+# -- what goes along ----------------------------------------------------------------------------------------
+
+
+def test_what_waits_and_what_failed_goes_along(
+    movable: Movable, companies: Companies, partition: int, conn: Connection
+) -> None:
+    """Queued requests keep ids and order; what is kept of one payment on both shards becomes one."""
+    db = companies.db
+    company = companies.ids["one"]
+    create(conn, companies.pay("one", "sold"))
+    enqueue(conn, [companies.pay("one", "sold", monime_otp="9999")])
+    assert process(conn).conflicts == 1
+    both = movable.payment_at("two")
+    for shard in ("three", "one", "one"):
+        create(conn, companies.pay(shard, both, amount=0))
+    create(conn, companies.pay("one", "kept", amount=0))
+    waiting = payments(companies, "one", "queued", 5)
+    ids = enqueue(conn, waiting)
+    movable.on(
+        "one",
+        "update farebox.ticket_queue set rank = null, ready_at = now() + interval '1 h', attempts = 1"
+        " where id = %s",
+        [ids[4]],
+    )
+    db.execute("select farebox.bind_company_login(%s, %s)", ["farebox_app", company])
+
+    list(move(movable.dsn, partition, "three"))
+    assert rows_of(movable, "one", company) == 0
+    assert movable.on("three", "select login, company_id from farebox.company_logins") == [
+        ("farebox_app", company)
+    ]
+    assert [
+        queue_id for (queue_id,) in db.execute("select queue_id from farebox.list_queued_requests()")
+    ] == ids
+    assert db.execute("select reason, monime_transaction_id from farebox.list_dead_requests()") == [
+        ("conflict", "sold")
+    ]
+    kept = db.execute(
+        "select monime_transaction_id, company_id, attempts from farebox.list_unapplied_payments() order by 1"
+    )
+    assert sorted(kept) == sorted([(both, None, 3), ("kept", company, 1)])
+    outcomes: LiteralString = "select outcome from farebox.queued_outcomes(%s, %s::json)"
+    assert conn.execute(outcomes, [ids, json.dumps(waiting)]).fetchall() == []
+    for n in range(4):
+        assert process(conn, 1).created == 1
+        assert missing(db, waiting[: n + 1]) == set()
+    movable.on("three", "update farebox.ticket_queue set ready_at = now()")
+    assert process_all(conn).created == 1
+    assert conn.execute(outcomes, [ids, json.dumps(waiting)]).fetchall() == [("created",)] * 5
+    assert said(create(conn, companies.pay("three", both))) == ["created"]
+    assert db.execute("select monime_transaction_id from farebox.list_unapplied_payments()") == [("kept",)]
+    assert violations(db) == []
+
+
+def test_a_pause_goes_along(movable: Movable, companies: Companies, partition: int, conn: Connection) -> None:
+    company = companies.ids["one"]
+    conn.execute("select farebox.pause_company_queue(%s)", [company])
+    enqueue(conn, payments(companies, "one", "p"))
+    list(move(movable.dsn, partition, "two"))
+    enqueue(conn, payments(companies, "one", "q"))
+    assert process(conn).taken == 0
+    assert scalar(conn, "select farebox.resume_company_queue(%s)", [company]) == 6
+    assert process_all(conn).created == 6
+
+
+def test_the_registry_goes_along(
+    movable: Movable, companies: Companies, partition: int, conn: Connection
+) -> None:
+    """Claims move with the partition of their payment, voids with the companies that gave up.
+
+    A queued request of a company that has given up its payment must come to nothing also where the company
+    has moved to: seen to fail without `bring_notes`, with a second ticket. One whose claim is good must not
+    be refused because others gave it up there.
+    """
+    db = companies.db
+    claimed = next(p for n in range(10_000) if movable.partition_of(p := f"at-{n}") == partition)
+    assert said(create(conn, companies.pay("two", claimed))) == ["created"]
+    void, good = (movable.payment_at("two") for _ in range(2))
+    enqueue(conn, [companies.pay("one", void), companies.pay("three", good)])
+    assert said(create(conn, companies.pay("two", void))) == ["created"]
+    enqueue(conn, [companies.pay("one", good)])
+
+    list(move(movable.dsn, partition, "three"))
+    assert movable.on("one", "select 1 from farebox.claims where subject = %s", [claimed]) == []
+    assert said(create(conn, companies.pay("two", claimed))) == ["duplicate"]
+    for shard in ("one", "three"):
+        assert said(create(conn, companies.pay(shard, claimed))) == ["transaction_id_unavailable"]
+    process_all(conn)
+    tickets = db.execute("select monime_transaction_id, company_id from farebox.tickets")
+    assert sorted(tickets) == sorted(
+        [(claimed, companies.ids["two"]), (void, companies.ids["two"]), (good, companies.ids["one"])]
+    )
+    assert violations(db) == []
+
+
+# -- what stands in the way ---------------------------------------------------------------------------------
+
+
+def test_what_a_move_needs_is_said_before_anything_is_done(
+    movable: Movable, sharded: Sharded, companies: Companies, partition: int
+) -> None:
+    def refused(error: type[FareboxError], words: str, dsn: str, *args: Any, **options: Any) -> None:
+        with pytest.raises(error, match=words) as raised:
+            list(move(dsn, *args, **options))
+        assert raised.value.hint or "there is no shard" in words or "partitions" in words
+
+    refused(ConfigurationError, "there is no shard 'four'", movable.dsn, partition, "four")
+    refused(ConfigurationError, "partitions 0 to 63", movable.dsn, 64, "two")
+    refused(ConfigurationError, "is no router", movable.shard_dsn("one"), 0, "two")
+    refused(ConfigurationError, "wal_level of the source .* is replica", sharded.dsn, 0, "two")
+    assert [p.step for p in move(movable.dsn, partition, "one")] == ["done"]
+    movable.on("two", "insert into farebox.claims values (gen_random_uuid(), now(), 1, 'p', %s)", [
+        next(p for n in range(10_000) if movable.partition_of(p := f"at-{n}") == partition)])  # fmt: skip
+    refused(ConfigurationError, "two has rows of partition", movable.dsn, partition, "two")
+    movable.on("two", "truncate farebox.claims")
+    with pytest.raises(ConfigurationError, match="not on its way"):
+        list(abort(movable.dsn, partition))
+    assert nothing_is_left(movable)
+
+    # Only the target can tell whether it reaches the source.
+    refused(ConfigurationError, "cannot connect to the source", movable.dsn, partition, "two",
+            source_dsn="postgresql://nobody@127.0.0.1:1/nothing")  # fmt: skip
+    ran = farebox("shards", "status", dsn=movable.dsn)
+    assert f"farebox shards move {partition} --abort takes it back" in ran.err
+    ran = farebox("doctor", "--json", dsn=movable.dsn)
+    assert "is on its way to another shard" in ran.out, ran
+    ran = farebox("shards", "move", partition, "--abort", "--json", dsn=movable.dsn)
+    assert (ran.code, ran.rows[-1]["step"]) == (0, "taken back")
+    assert nothing_is_left(movable)
+
+
+def test_who_may_not_publish_or_subscribe_is_told(db: RoutedDatabase, movable: Movable) -> None:
+    conns: list[Connection] = []
+    for name, server in (("one", movable.server), ("three", movable.other)):
+        login = f"limited_{movable.suffix}"
+        movable.on(name, sql.SQL("create role {} login password 'x'").format(sql.Identifier(login)))
+        conns.append(db.connect(dsn=server.dsn(movable.names[name], login, "x"), autocommit=True))
+    operators = [db.connect(dsn=movable.shard_dsn(name), autocommit=True) for name in ("one", "three")]
+    with pytest.raises(PermissionDeniedError, match="may not publish"):
+        Replication(conns[0], operators[1], 0, "x").check()
+    with pytest.raises(PermissionDeniedError, match="may not subscribe"):
+        Replication(operators[0], conns[1], 0, "x").check()
