@@ -516,8 +516,9 @@ begin
   with compared as (
     select
       e.ordinal, e.given_id, t.id, t.company_id = e.company_id as is_own,
-      farebox._differing(t.route_id, t.passenger_phone, k.code, t.monime_otp, t.amount,
-        e.route_id, e.passenger_phone, e.payment_code, e.monime_otp, e.amount) as differing,
+      -- Null for a replay: that is asked of each row several times.
+      nullif(farebox._differing(t.route_id, t.passenger_phone, k.code, t.monime_otp, t.amount,
+        e.route_id, e.passenger_phone, e.payment_code, e.monime_otp, e.amount), '{}') as differing,
       x.ticket_id is not null as is_recorded,
       u.is_open,
       e.id_may_be_number
@@ -532,29 +533,23 @@ begin
       select u.resolved_at is null as is_open from farebox.unapplied_payments as u
       where u.monime_transaction_id = e.transaction_id offset 0) as u on true
     offset 0
-  ),
-  judged as (
-    select c.*, case when not c.is_own then 'rejected' when c.differing = '{}' then 'duplicate' else 'conflict' end as outcome
-    from compared as c
-    offset 0
   )
   select
     array_agg(row(
-      j.ordinal,
-      j.given_id,
-      j.outcome,
-      case j.outcome when 'rejected' then 'transaction_id_unavailable' end,
-      case j.outcome when 'duplicate' then j.id end,
-      case j.outcome when 'conflict' then j.id end,
-      case j.outcome when 'conflict' then j.differing end,
-      j.outcome = 'duplicate')::farebox.ticket_outcome order by j.ordinal),
-    bool_and(j.id is not null and j.is_open is not true and j.id_may_be_number is not true
-      and (j.is_recorded or j.outcome <> 'duplicate')),
-    (count(*) filter (where j.outcome = 'duplicate'))::int,
-    (count(*) filter (where j.outcome = 'conflict'))::int,
-    (count(*) filter (where j.outcome = 'rejected'))::int
+      c.ordinal, c.given_id,
+      case when not c.is_own then 'rejected' when c.differing is null then 'duplicate' else 'conflict' end,
+      case when not c.is_own then 'transaction_id_unavailable' end,
+      case when c.is_own and c.differing is null then c.id end,
+      case when c.is_own and c.differing is not null then c.id end,
+      case when c.is_own then c.differing end,
+      c.is_own and c.differing is null)::farebox.ticket_outcome order by c.ordinal),
+    bool_and(c.id is not null and c.is_open is not true and c.id_may_be_number is not true
+      and (c.is_recorded or not c.is_own or c.differing is not null)),
+    (count(*) filter (where c.is_own and c.differing is null))::int,
+    (count(*) filter (where c.is_own and c.differing is not null))::int,
+    (count(*) filter (where not c.is_own))::int
   into v_outcomes, v_is_replay, v_duplicates, v_conflicts, v_rejections
-  from judged as j;
+  from compared as c;
 
   if v_is_replay then
     perform farebox._count_outcomes(v_duplicates, v_conflicts, v_rejections);

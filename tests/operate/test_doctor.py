@@ -95,6 +95,26 @@ def test_the_expectations_are_read_from_the_sql_and_are_whole(db: Database) -> N
         )
     )
     assert constraints == expected.constraints.keys()
+    tables = db.execute(
+        "select relname, relrowsecurity from pg_catalog.pg_class"
+        " where relnamespace = 'farebox'::regnamespace and relkind = 'r'"
+    )
+    assert {name for name, _ in tables} == expected.tables
+    assert {name for name, is_secured in tables if is_secured} == expected.secured
+    assert set(
+        db.execute(
+            "select t.tgname, c.relname from pg_catalog.pg_trigger as t"
+            " join pg_catalog.pg_class as c on c.oid = t.tgrelid"
+            " where c.relnamespace = 'farebox'::regnamespace and not t.tgisinternal"
+        )
+    ) == {(trigger.name, trigger.table) for trigger in expected.triggers.values()}
+    assert {
+        name
+        for (name,) in db.execute(
+            "select relname from pg_catalog.pg_class"
+            " where relnamespace = 'farebox'::regnamespace and relkind = 'S'"
+        )
+    } == expected.sequences.keys()
     assert len(expected.policies) == db.value(
         "select count(*) from pg_catalog.pg_policies where schemaname = 'farebox'"
     )
@@ -297,6 +317,21 @@ _MENDED_BY_ITS_FIX: dict[str, tuple[str, str, str]] = {
         "alter table farebox.tickets drop constraint tickets_status_is_known; alter table farebox.tickets add"
         " constraint tickets_status_is_known check (status in ('pending', 'used', 'expired', 'cancelled')) not valid",
     ),
+    "sequence missing": (
+        "tables",
+        "the sequence farebox.ticket_queue_sweep is missing",
+        "drop sequence farebox.ticket_queue_sweep",
+    ),
+    "trigger missing": (
+        "triggers",
+        "payment_codes_status_follows_terms of farebox.payment_codes is missing",
+        "drop trigger payment_codes_status_follows_terms on farebox.payment_codes",
+    ),
+    "trigger disabled": (
+        "triggers",
+        "routes_with_tickets_stay of farebox.routes is disabled",
+        "alter table farebox.routes disable trigger routes_with_tickets_stay",
+    ),
     "function edited": (
         "functions",
         "its body",
@@ -322,6 +357,11 @@ _MENDED_BY_ITS_FIX: dict[str, tuple[str, str, str]] = {
         "roles",
         "row-level security of farebox.tickets is off",
         "alter table farebox.tickets disable row level security",
+    ),
+    "row security of the queue off": (
+        "roles",
+        "row-level security of farebox.ticket_queue is off",
+        "alter table farebox.ticket_queue disable row level security",
     ),
     "group that logs in": ("roles", "nologin", "alter role farebox_app login"),
     "group that passes policies": ("roles", "nobypassrls", "alter role farebox_company bypassrls"),

@@ -25,6 +25,15 @@ class Index:
 
 
 @dataclass(frozen=True, slots=True)
+class Trigger:
+    """A trigger and the statement that makes it."""
+
+    name: str
+    table: str
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
 class Constraint:
     """A named constraint and the text that defines it."""
 
@@ -77,10 +86,13 @@ class Expected:
     """Everything that should be there, each by its name."""
 
     tables: frozenset[str]
+    sequences: dict[str, str]
     indexes: dict[str, Index]
+    triggers: dict[str, Trigger]
     constraints: dict[tuple[str, str], Constraint]
     functions: dict[str, Function]
     policies: frozenset[tuple[str, str]]
+    secured: frozenset[str]
     grants: frozenset[Grant]
 
 
@@ -89,6 +101,9 @@ _INDEX = re.compile(r"^create (?:unique )?index (\w+) on farebox\.(\w+)[^;]*;", 
 _TABLE = re.compile(
     r"^create (?:unlogged )?table farebox\.(\w+) \(\n(.*?)^\)([^;]*);", re.MULTILINE | re.DOTALL
 )
+_SEQUENCE = re.compile(r"^create sequence farebox\.(\w+)[^;]*;", re.MULTILINE)
+_TRIGGER = re.compile(r"^create trigger (\w+)\s[^;]*?\son farebox\.(\w+)[^;]*;", re.MULTILINE)
+_SECURED = re.compile(r"^alter table farebox\.(\w+) enable row level security;", re.MULTILINE)
 _CONSTRAINT = re.compile(r"^ +constraint (\w+) (.+?),?$", re.MULTILINE)
 _FUNCTION = re.compile(
     r"^create (?:or replace )?(?:function|procedure) farebox\.(\w+)\((.*?)^as (\$\w*\$)(.*?)\3;",
@@ -106,6 +121,9 @@ def read_expected(folder: Path | None = None) -> Expected:
     root = folder or db_dir()
     files = manifest(root)
     tables: set[str] = set()
+    sequences: dict[str, str] = {}
+    triggers: dict[str, Trigger] = {}
+    secured: set[str] = set()
     indexes: dict[str, Index] = {}
     constraints: dict[tuple[str, str], Constraint] = {}
     functions: dict[str, Function] = {}
@@ -119,12 +137,24 @@ def read_expected(folder: Path | None = None) -> Expected:
                 constraints[table, name] = Constraint(name, table, definition)
         for match in _INDEX.finditer(text):
             indexes[match[1]] = Index(match[1], match[2], match[0].rstrip(";"))
+        sequences.update((match[1], match[0].rstrip(";")) for match in _SEQUENCE.finditer(text))
+        for match in _TRIGGER.finditer(text):
+            triggers[match[1]] = Trigger(match[1], match[2], match[0].rstrip(";"))
+        secured.update(_SECURED.findall(text))
         policies.update((table, name) for name, table in _POLICY.findall(text))
         grants.update(_grants(text))
         # With its comments, which are part of the body.
         functions.update((function.name, function) for function in _functions(file, root))
     return Expected(
-        frozenset(tables), indexes, constraints, functions, frozenset(policies), frozenset(grants)
+        tables=frozenset(tables),
+        sequences=sequences,
+        indexes=indexes,
+        triggers=triggers,
+        constraints=constraints,
+        functions=functions,
+        policies=frozenset(policies),
+        secured=frozenset(secured),
+        grants=frozenset(grants),
     )
 
 

@@ -38,7 +38,7 @@ def _migrations(context: Context) -> Iterator[Found]:
 @check(
     "tables",
     why="What is missing here was dropped by hand; the functions that use it fail.",
-    good="all tables and their constraints are there and validated",
+    good="all tables, sequences and constraints are there and validated",
     needs_schema=True,
 )
 def _tables(context: Context) -> Iterator[Found]:
@@ -55,6 +55,20 @@ def _tables(context: Context) -> Iterator[Found]:
             f"the table farebox.{table} is missing",
             "restore it from a backup (migrations/README.md)",
         )
+    sequences = {
+        row["name"]
+        for row in context.rows(
+            "select relname as name from pg_class"
+            " where relnamespace = to_regnamespace('farebox') and relkind = 'S'"
+        )
+    }
+    for sequence, statement in context.expected.sequences.items():
+        if sequence not in sequences:
+            yield (
+                Level.PROBLEM,
+                f"the sequence farebox.{sequence} is missing",
+                _AS_OWNER.format(f"{_flat(statement)};"),
+            )
     validated = {
         (row["table"], row["name"]): row["validated"]
         for row in context.rows(
@@ -124,6 +138,40 @@ def _indexes(context: Context) -> Iterator[Found]:
             f"{statement};",
             (statement,) if is_ours else (),
         )
+
+
+@check(
+    "triggers",
+    why="Without them routes and codes with tickets can be deleted, codes do not follow their terms, and drivers' caches grow stale.",
+    good="all triggers are there and enabled",
+    needs_schema=True,
+)
+def _triggers(context: Context) -> Iterator[Found]:
+    states = {
+        row["name"]: row["state"]
+        for row in context.rows(
+            """
+            select t.tgname as name, t.tgenabled::text as state
+            from pg_trigger as t join pg_class as c on c.oid = t.tgrelid
+            where c.relnamespace = to_regnamespace('farebox') and not t.tgisinternal
+            """
+        )
+    }
+    for name, trigger in context.expected.triggers.items():
+        if name not in states:
+            yield (
+                Level.PROBLEM,
+                f"the trigger {name} of farebox.{trigger.table} is missing",
+                _AS_OWNER.format(f"{_flat(trigger.statement)};"),
+            )
+        elif states[name] not in "OA":
+            statement = f"alter table farebox.{trigger.table} enable trigger {name}"
+            yield (
+                Level.PROBLEM,
+                f"the trigger {name} of farebox.{trigger.table} is disabled",
+                f"{statement};",
+                (statement,),
+            )
 
 
 @check(
@@ -234,10 +282,9 @@ def _roles(context: Context) -> Iterator[Found]:
         from pg_class as c where c.relnamespace = to_regnamespace('farebox') and c.relkind in ('r', 'p')
         """
     )
-    secured = {table for table, _ in context.expected.policies}
     for row in sorted(rows, key=lambda row: str(row["name"])):
         name = row["name"]
-        if name in secured and not row["secured"]:
+        if name in context.expected.secured and not row["secured"]:
             statement = f"alter table farebox.{name} enable row level security"
             yield Level.PROBLEM, f"row-level security of farebox.{name} is off", f"{statement};", (statement,)
         missing = {policy for table, policy in context.expected.policies if table == name} - set(
