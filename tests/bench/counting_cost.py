@@ -16,7 +16,9 @@ from tests.bench.support import bench_database
 # An empty loop is taken off. Microseconds of one turn.
 _LOOP: Final = """
 create function public.loop(p_turns int, p_batch json, p_duplicates int, p_conflicts int)
-returns double precision language plpgsql set enable_seqscan = off set plan_cache_mode = force_generic_plan set jit = off as $$
+returns double precision
+language plpgsql set enable_seqscan = off set plan_cache_mode = force_generic_plan set jit = off
+as $$
 declare
   v_times timestamptz[] := array[clock_timestamp()];
 begin
