@@ -9,6 +9,7 @@ between reading and writing state.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +20,7 @@ from farebox._deadlines import Deadlines
 from farebox._dsn import Target
 from farebox._line import Line
 from farebox._queue import Caller, Part, Patience, Share, Unit
-from farebox._rows import Rows
-from farebox._wire import Lane, Statement
+from farebox._wire import Answer, Lane, Statement
 from farebox.calls import Call
 from farebox.encoding import Element
 from farebox.errors import (
@@ -91,6 +91,8 @@ class Scheduler:
         self._deadlines = Deadlines(self._expire)
         self._delayed: dict[Unit, asyncio.TimerHandle] = {}
         self._waking = False
+        self._rushing = False
+        self._unread: deque[partial[None]] = deque()
         self._closed = False
         self._quiet: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -138,6 +140,7 @@ class Scheduler:
 
     async def close(self, grace: float) -> None:
         """Fail what was not sent, wait up to `grace` seconds for what was, close the connections."""
+        self._read_all()
         self._closed = True
         error = ClosedError("the client was closed before the call was sent")
         for task in self._connecting:
@@ -165,6 +168,7 @@ class Scheduler:
             lane.abandon()
 
     def _expire(self, caller: Caller) -> None:
+        self._read_all()
         sent = caller.failures > 0 or any(caller.unit in link.units for link in self._links.values())
         caller.fail(DeadlineExceededError(_UNANSWERED if sent else _UNSENT, hint=_AGAIN))
 
@@ -177,9 +181,15 @@ class Scheduler:
             self._loop.call_soon(self._dispatch)
 
     def _rush(self) -> None:
-        """A full batch need not wait for the rest of ten thousand callers who are all ready to run."""
+        """A full batch need not wait for the rest of ten thousand callers who are all ready to run.
+
+        Connections come free for it when their answers are taken. None of these callers could look at
+        those yet, so they stay unread until the event loop has its turn again.
+        """
+        self._rushing = True
         for lane in list(self._links):
             lane.poll()
+        self._rushing = False
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -215,27 +225,50 @@ class Scheduler:
 
     # -- from connections to callers ----------------------------------------------------------------------
 
-    def _answered(self, link: _Link, unit: Unit, statement: Statement, answer: Rows | FareboxError) -> None:
+    def _answered(self, link: _Link, unit: Unit, statement: Statement, answer: Answer | FareboxError) -> None:
         del link.units[unit]
         link.shared -= unit.share is not None
+        read = partial(self._read, link, unit, statement.sent_at, self._loop.time(), answer)
+        if not self._rushing:
+            read()
+            return
+        if not self._unread:
+            self._loop.call_soon(self._read_next)
+        self._unread.append(read)
+
+    def _read_next(self) -> None:
+        """One at a time: meanwhile others arrive, and connections want to be busy."""
+        read = self._unread.popleft() if self._unread else None
+        if self._unread:
+            self._loop.call_soon(self._read_next)
+        if read is not None:
+            read()
+
+    def _read_all(self) -> None:
+        while self._unread:
+            self._unread.popleft()()
+
+    def _read(
+        self, link: _Link, unit: Unit, sent_at: float, answered_at: float, answer: Answer | FareboxError
+    ) -> None:
         attempt = unit.failures + 1
         models: list[Any] = []
-        error = answer if isinstance(answer, FareboxError) else None
-        if not isinstance(answer, FareboxError):
+        rows = answer if isinstance(answer, FareboxError) else answer()
+        error = rows if isinstance(rows, FareboxError) else None
+        if not isinstance(rows, FareboxError):
             try:
-                models = unit.deliver(answer)
+                models = unit.deliver(rows)
             except DatabaseError as mismatch:
                 error = mismatch
         if self._observer.wants_batches:
-            now = self._loop.time()
-            waited = statement.sent_at - min(caller.queued_at for caller in unit.callers)
+            waited = sent_at - min(caller.queued_at for caller in unit.callers)
             self._observer.batch(
                 self._target,
                 unit.call.function,
                 len(unit.callers),
                 attempt,
                 waited,
-                now - statement.sent_at,
+                answered_at - sent_at,
                 models,
                 error,
             )

@@ -40,6 +40,10 @@ _CANCEL_SECONDS: Final = 5.0
 _PREPARED_LOST: Final = frozenset({"26000", "42P05", "0A000"})
 
 
+Answer = Callable[[], Rows | FareboxError]
+"""Makes Python's values of an answer that has arrived, which costs more than to keep it."""
+
+
 class NotReplayedError(TransientError):
     """A replica has not seen yet what the caller wants to see; `for_good`: it cannot tell whether it has."""
 
@@ -59,7 +63,7 @@ class Statement:
         self,
         call: Call[Any],
         parameters: Sequence[bytes | None],
-        finish: Callable[[Statement, Rows | FareboxError], None],
+        finish: Callable[[Statement, Answer | FareboxError], None],
         *,
         position: int | None = None,
     ) -> None:
@@ -147,7 +151,7 @@ class Lane:
     def send(self, statement: Statement) -> None:
         """Put the statement on the wire.
 
-        Its `finish` is called with rows or an error, in any case, later.
+        Its `finish` is called with an answer or an error, in any case, later.
         """
         statement.sent_at = self._loop.time()
         self._in_flight.append(statement)
@@ -262,24 +266,29 @@ class Lane:
                 return
             statement.finish(statement, failure)
             return
-        loaded: list[Rows | FareboxError] = [self._load(answer) for answer in answers]
         if statement.position is not None:
-            answer = loaded[0]
-            if isinstance(answer, Rows) and (replayed := REPLAYED.load(answer)[0]) < statement.position:
+            rows = self._reader(answers[0])()
+            if isinstance(rows, Rows) and (replayed := REPLAYED.load(rows)[0]) < statement.position:
                 behind = NotReplayedError("the replica is behind")
                 behind.for_good = replayed < 0
-                loaded.append(behind)
-        statement.finish(statement, loaded[-1] if loaded else Rows((), []))
+                statement.finish(statement, behind)
+                return
+        statement.finish(statement, self._reader(answers[-1]))
 
-    def _load(self, result: PGresult) -> Rows | FareboxError:
+    def _reader(self, result: PGresult) -> Answer:
+        # What asks the connection (for its encoding) is done now: it may be gone when somebody reads.
         transformer = Transformer(self._connection)
         transformer.set_pgresult(result)
         names = tuple((result.fname(column) or b"").decode() for column in range(result.nfields))
-        try:
-            return Rows(names, transformer.load_rows(0, result.ntuples, tuple))
-        except (psycopg.Error, ValueError):
-            # Such as the timestamp 'infinity'.
-            return DatabaseError("the answer holds a value that Python cannot represent")
+
+        def read() -> Rows | FareboxError:
+            try:
+                return Rows(names, transformer.load_rows(0, result.ntuples, tuple))
+            except (psycopg.Error, ValueError):
+                # Such as the timestamp 'infinity'.
+                return DatabaseError("the answer holds a value that Python cannot represent")
+
+        return read
 
     def _lose(self, failure: FareboxError, cancel: bool = False) -> None:
         if self.lost:

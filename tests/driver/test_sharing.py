@@ -358,3 +358,36 @@ async def test_the_times_of_an_event_are_seconds_and_add_up(shop: Shop) -> None:
     assert event.duration > 0
     assert event.waited + event.duration <= time.monotonic() - start
     assert (event.attempt, event.outcomes, event.error) == (1, {"created": 1}, None)
+
+
+async def test_answers_that_come_while_callers_still_queue_up_are_kept_for_the_loops_turn(shop: Shop) -> None:
+    """And whoever is out of time by then has its answer all the same, or is told the truth.
+
+    Seen to fail with deadlines that do not look at unread answers: `nothing happened`, and tickets there.
+    """
+    payments = shop.payments(5000)
+    async with AsyncFarebox(shop.dsn) as farebox:
+        await asyncio.gather(*(farebox.create_ticket(payment) for payment in shop.payments(500)))
+        calls = [asyncio.ensure_future(farebox.create_ticket(p, timeout=1e-6)) for p in payments]
+        future = asyncio.gather(*calls, return_exceptions=True)
+        assert not any(call.done() for call in calls)
+        answers = await future
+        unsent = {
+            payment["monime_transaction_id"]
+            for payment, answer in zip(payments, answers, strict=True)
+            if "nothing happened" in str(answer)
+        }
+    made = {id_ for (id_,) in shop.db.execute("select monime_transaction_id from farebox.tickets")}
+    assert not unsent & made
+
+
+async def test_closing_reads_what_has_been_answered(shop: Shop) -> None:
+    async with AsyncFarebox(shop.dsn) as farebox:
+        await asyncio.gather(*(farebox.create_ticket(payment) for payment in shop.payments(500)))
+        future = asyncio.gather(
+            *(farebox.create_ticket(payment) for payment in shop.payments(5000)), return_exceptions=True
+        )
+    answers = await future
+    created = sum(not isinstance(answer, BaseException) for answer in answers)
+    assert {type(answer) for answer in answers if isinstance(answer, BaseException)} <= {ClosedError}
+    shop.assert_sound(500 + created)
