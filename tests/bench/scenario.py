@@ -1,6 +1,7 @@
 """`farebox bench` on a private durable server of either version, gone at the end.
 
 python -m tests.bench scenario pg15 create --batch 100 --floor
+python -m tests.bench scenario pg15 shared_buffers=6GB growth --sizes 10000000
 """
 
 import os
@@ -13,10 +14,15 @@ from tests.support.servers import VERSIONS
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The first argument is the server, the others are those of `farebox bench`."""
+    """The server, settings of its own if any, then the arguments of `farebox bench`."""
     server, *options = arguments or [""]
     if server not in VERSIONS:
-        sys.exit(f"usage: python -m tests.bench scenario {{{'|'.join(VERSIONS)}}} SCENARIO [options]")
-    with bench_database(server) as db:
+        usage = f"{{{'|'.join(VERSIONS)}}} [SETTING=VALUE ...] SCENARIO [options]"
+        sys.exit(f"usage: python -m tests.bench scenario {usage}")
+    settings: dict[str, str | int] = {}
+    while options and "=" in options[0]:
+        name, _, value = options.pop(0).partition("=")
+        settings[name] = value
+    with bench_database(server, **settings) as db:
         os.environ["FAREBOX_DSN"] = db.server.dsn("postgres")
         cli(["bench", *options], prog_name="farebox")
