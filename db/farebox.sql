@@ -40,9 +40,7 @@
 \ir functions/_read_requests.sql
 \ir functions/_look_up_codes.sql
 \ir functions/_own_requests.sql
-\ir functions/_refuse_codes.sql
 \ir functions/_allocate_codes.sql
-\ir functions/_recognise_tickets.sql
 \ir functions/_insert_tickets.sql
 \ir functions/_charge_codes.sql
 \ir functions/_judge_requests.sql

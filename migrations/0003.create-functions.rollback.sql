@@ -100,13 +100,11 @@ drop function farebox._judge_requests(p_requests farebox._ticket_request[], p_cr
 drop function farebox._charge_codes(p_requests farebox._ticket_request[], p_all_created boolean);
 drop function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz, p_is_new
   boolean);
-drop function farebox._recognise_tickets(p_requests farebox._ticket_request[]);
 drop function farebox._allocate_codes(p_requests farebox._ticket_request[], out requests
   farebox._ticket_request[], out runs_out boolean, out winners int);
-drop function farebox._refuse_codes(p_requests farebox._ticket_request[], p_codes uuid[], p_now timestamptz);
 drop function farebox._own_requests(p_requests farebox._ticket_request[]);
 drop function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_now
-  timestamptz, out requests farebox._ticket_request[], out codes uuid[]);
+  timestamptz);
 drop function farebox._read_requests(p_batch json, p_is_clean boolean, out requests farebox._ticket_request[],
   out has_code boolean, out transaction_ids text[]);
 drop function farebox._batch_id();

@@ -655,14 +655,15 @@ reset role;
 -- [copy of db/functions/_look_up_codes.sql]
 -- Purpose: finds the payment codes that requests name, and judges them as they stand.
 -- Parameters: p_requests in order; p_is_new, none of their payments had a ticket a moment ago; p_now.
--- Returns: the requests, with the code or the reason why it cannot be charged; the codes to lock, each once.
---   Reason `known`: the payment has its ticket already, and a retry must not queue for the lock of its code.
+-- Returns: the requests, with the code or the reason why it cannot be charged; reason `known`: the payment has its ticket already.
 set role farebox_owner;
 
-create function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_now timestamptz,
-  out requests farebox._ticket_request[], out codes uuid[])
+create function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_now timestamptz)
+returns farebox._ticket_request[]
 language plpgsql volatile security invoker
 as $$
+declare
+  v_requests farebox._ticket_request[];
 begin
   -- A batch names few codes, many times each: they are looked up once.
   with code as materialized (
@@ -675,26 +676,26 @@ begin
   select
     array_agg(row(
       r.ordinal, r.given_id, r.transaction_id, r.company_id, r.route_id, r.passenger_phone, r.monime_otp, r.payment_code, r.code_id,
-      r.amount, r.commission_rate, r.reason, r.ticket_id)::farebox._ticket_request order by r.ordinal),
-    coalesce(array_agg(distinct r.code_id) filter (where r.reason is null and r.code_id is not null), '{}')
-  into requests, codes
+      r.amount, r.commission_rate, r.reason, r.ticket_id)::farebox._ticket_request order by r.ordinal)
+  into v_requests
   from (
     select
       r.ordinal, r.given_id, r.transaction_id, r.company_id, r.route_id, r.passenger_phone, r.monime_otp, r.payment_code,
       k.id as code_id, r.amount, r.commission_rate, r.ticket_id,
       case
         when r.reason is not null then r.reason
+        when not p_is_new
+          and (select t.id from farebox.tickets as t where t.monime_transaction_id = r.transaction_id) is not null then 'known'
         when r.payment_code is null then null
         when k.id is null then 'code_not_found'
         when k.route_id <> r.route_id then 'code_route_mismatch'
-        when not p_is_new
-          and (select t.id from farebox.tickets as t where t.monime_transaction_id = r.transaction_id) is not null then 'known'
         else k.refusal
       end as reason
     from unnest(p_requests) as r
     left join code as k on k.payment_code = r.payment_code and k.company_id = r.company_id
     offset 0
   ) as r;
+  return v_requests;
 end
 $$;
 
@@ -718,46 +719,9 @@ comment on function farebox._own_requests(farebox._ticket_request[]) is 'Interna
 
 reset role;
 
--- [copy of db/functions/_refuse_codes.sql]
--- Purpose: judges the codes again once they are locked: between reading and locking they may have been spent, cancelled or have expired.
--- Parameters: p_requests; p_codes, theirs, locked; p_now, the time after the locks were got.  Returns: the requests with the reasons of now.
-set role farebox_owner;
-
-create function farebox._refuse_codes(p_requests farebox._ticket_request[], p_codes uuid[], p_now timestamptz)
-returns farebox._ticket_request[]
-language plpgsql volatile security invoker
-as $$
-declare
-  v_requests farebox._ticket_request[] := p_requests;
-  v_code record;
-  v_ordinal int;
-begin
-  -- A loop over the few that changed in that moment.
-  for v_code in
-    select k.id, k.reason
-    from (
-      select k.id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as reason
-      from farebox.payment_codes as k where k.id = any (p_codes) offset 0) as k
-    where k.reason is not null
-  loop
-    for v_ordinal in
-      select r.ordinal from unnest(p_requests) as r where r.reason is null and r.payment_code_id = v_code.id
-    loop
-      v_requests[v_ordinal].reason := v_code.reason;
-    end loop;
-  end loop;
-  return v_requests;
-end
-$$;
-
-comment on function farebox._refuse_codes(farebox._ticket_request[], uuid[], timestamptz) is
-  'Internal: requests whose code cannot be charged any more, now that it is locked, get their reason';
-
-reset role;
-
 -- [copy of db/functions/_allocate_codes.sql]
 -- Purpose: who gets the uses that are left of each code: the lowest ordinals, as if the elements came one after the other.
--- Parameters: p_requests in order, their codes locked.  Returns: the requests, those left without a use refused as code_exhausted;
+-- Parameters: p_requests in order.  Returns: the requests, those left without a use refused as code_exhausted;
 --   whether a code may run out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
 --   also how many payments get a ticket if none is lost.
 set role farebox_owner;
@@ -836,42 +800,6 @@ comment on function farebox._allocate_codes(farebox._ticket_request[]) is
 
 reset role;
 
--- [copy of db/functions/_recognise_tickets.sql]
--- Purpose: marks as `known` the candidates that have a ticket by now, after another caller was faster.
--- Parameters: p_requests.  Returns: the requests.  Raises: 40001 when none has one: the faster caller's ticket has gone again.
-set role farebox_owner;
-
-create function farebox._recognise_tickets(p_requests farebox._ticket_request[])
-returns farebox._ticket_request[]
-language plpgsql volatile security invoker
-as $$
-declare
-  v_requests farebox._ticket_request[] := p_requests;
-  v_ordinal int;
-begin
-  -- A loop over the few that were lost.
-  for v_ordinal in
-    select r.ordinal
-    from unnest(p_requests) as r
-    cross join lateral (select from farebox.tickets as t where t.monime_transaction_id = r.transaction_id offset 0) as t
-    where r.reason is null
-  loop
-    v_requests[v_ordinal].reason := 'known';
-  end loop;
-  if not found then
-    raise exception using errcode = 'serialization_failure',
-      message = 'a ticket disappeared while its payment was being looked up',
-      hint = 'retry the call';
-  end if;
-  return v_requests;
-end
-$$;
-
-comment on function farebox._recognise_tickets(farebox._ticket_request[]) is
-  'Internal: marks the candidates that have a ticket by now';
-
-reset role;
-
 -- [copy of db/functions/_insert_tickets.sql]
 -- Purpose: writes the tickets, the first candidate of each payment.
 -- Parameters: p_requests; those without a reason are candidates. p_now, their time. p_is_new, none of their payments had a ticket a moment ago.
@@ -925,34 +853,58 @@ reset role;
 
 -- [copy of db/functions/_charge_codes.sql]
 -- Purpose: counts the tickets just written on their codes; the use that reaches total_tickets sets `expired` in the same update.
--- Parameters: p_requests, their codes locked; p_all_created, every candidate became a ticket.  Returns: nothing.  Writes: payment_codes, one update a code.
+-- Parameters: p_requests; p_all_created, every candidate became a ticket.
+-- Returns: false when a code, now that it is locked, is not as it was when its uses were given out: then all must be taken back.
+-- Locks and writes: payment_codes (by id), one update a code.
 set role farebox_owner;
 
 create function farebox._charge_codes(p_requests farebox._ticket_request[], p_all_created boolean)
-returns void
+returns boolean
 language plpgsql volatile security invoker
 as $$
+declare
+  v_codes uuid[];
+  v_uses int[];
+  v_is_spent boolean[];  -- somebody was told that it is exhausted: then these must be its last uses
+  v_now timestamptz;
+  v_charged int;
 begin
-  with charge as materialized (
-    select r.payment_code_id, count(*)::int as uses
+  select
+    array_agg(c.payment_code_id order by c.payment_code_id), array_agg(c.uses order by c.payment_code_id),
+    array_agg(c.is_spent order by c.payment_code_id)
+  into v_codes, v_uses, v_is_spent
+  from (
+    select r.payment_code_id, count(*) filter (where r.reason is null)::int as uses, bool_or(r.reason = 'code_exhausted') as is_spent
     from unnest(p_requests) as r
-    where r.reason is null and r.payment_code_id is not null
+    where r.payment_code_id is not null and (r.reason = 'code_exhausted' or r.reason is null
       -- Where not every candidate became a ticket: repetitions, and what was lost to another caller.
-      and (p_all_created or (select t.id from farebox.tickets as t where t.id = r.ticket_id) is not null)
+      and (p_all_created or (select t.id from farebox.tickets as t where t.id = r.ticket_id) is not null))
     group by r.payment_code_id
-  )
+  ) as c
+  where c.uses > 0;
+  if v_codes is null then
+    return true;
+  end if;
+
+  perform from farebox.payment_codes as k where k.id = any (v_codes) order by k.id for no key update;
+  v_now := farebox._now();
+  -- No join, whose plan would hang on statistics: the array of codes is in order, and width_bucket finds a code's place in it.
   update farebox.payment_codes as k
   set
-    used_tickets = k.used_tickets + c.uses,
-    status = case when k.used_tickets + c.uses >= k.total_tickets then 'expired' else k.status end
-  from charge as c
-  -- The second condition says the same again, in a form that can only go by the index.
-  where k.id = c.payment_code_id and k.id = any (array(select c.payment_code_id from charge as c));
+    used_tickets = k.used_tickets + v_uses[width_bucket(k.id, v_codes)],
+    status = case when k.used_tickets + v_uses[width_bucket(k.id, v_codes)] = k.total_tickets then 'expired' else k.status end
+  where k.id = any (v_codes)
+    and farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, v_now) is null
+    and case when v_is_spent[width_bucket(k.id, v_codes)]
+      then v_uses[width_bucket(k.id, v_codes)] = k.total_tickets - k.used_tickets
+      else v_uses[width_bucket(k.id, v_codes)] <= k.total_tickets - k.used_tickets end;
+  get diagnostics v_charged = row_count;
+  return v_charged = cardinality(v_codes);
 end
 $$;
 
 comment on function farebox._charge_codes(farebox._ticket_request[], boolean) is
-  'Internal: counts the tickets just written on their payment codes';
+  'Internal: counts the tickets just written on their payment codes, if these are still as they were';
 
 reset role;
 
@@ -1244,7 +1196,7 @@ reset role;
 -- Purpose: payments become tickets, exactly once each, as if the elements were applied one after the other.
 -- Parameters: p_batch, an array of at most 10,000 requests.  Returns: one outcome for each, in order.
 -- Raises: TK001, TK002; 40001 for callers in REPEATABLE READ or SERIALIZABLE that another caller has overtaken.
--- Locks and writes, in the one order of db/README.md: payment_codes (by id), tickets (by payment), transactions, unapplied_payments (by payment).
+-- Locks and writes, in the one order of db/README.md: tickets (by payment), payment_codes (by id), transactions, unapplied_payments (by payment).
 set role farebox_owner;
 
 create function farebox.create_tickets(p_batch json)
@@ -1264,7 +1216,6 @@ declare
   v_requests farebox._ticket_request[];
   v_length int;
   v_codes record;
-  v_allocated record;
   v_created int;
   v_has_unapplied boolean;
   v_is_new boolean;
@@ -1325,30 +1276,21 @@ begin
   if not v_read.has_code then
     v_created := farebox._insert_tickets(v_requests, v_now, v_is_new);
   else
-    v_codes := farebox._look_up_codes(v_requests, v_is_new, v_now);
-    v_requests := v_codes.requests;
-    perform from farebox.payment_codes as k where k.id = any (v_codes.codes) order by k.id for no key update;
-    v_now := farebox._now();
-    v_requests := farebox._refuse_codes(v_requests, v_codes.codes, v_now);
-    -- A loop, because where a code runs out inside the batch, a ticket lost to another caller frees a use for an element that
-    -- was refused. Then all is taken back, so that the tickets are again written in their one order, and allocated anew.
+    -- Codes are charged when the tickets are written: a code that everybody pays on is then locked for little longer than a commit
+    -- takes. So they are judged and given out as they stand before, and all is taken back and done anew where that was too much or,
+    -- because of a ticket lost to another caller, too little. Each time somebody has committed in between: it comes to an end.
     loop
-      v_allocated := farebox._allocate_codes(v_requests);
-      if not v_allocated.runs_out then
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
-        exit;
-      end if;
+      v_codes := farebox._allocate_codes(farebox._look_up_codes(v_requests, v_is_new, v_now));
       begin
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
-        exit when v_created = v_allocated.winners;
+        v_created := farebox._insert_tickets(v_codes.requests, v_now, v_is_new);
+        exit when (not v_codes.runs_out or v_created = v_codes.winners) and farebox._charge_codes(v_codes.requests, v_created = v_length);
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
-        v_requests := farebox._recognise_tickets(v_requests);
-        v_is_new := false;
+        v_is_new := false;  -- so that payments lost to another caller are seen
+        v_now := farebox._now();
       end;
     end loop;
-    v_requests := v_allocated.requests;
-    perform farebox._charge_codes(v_requests, v_created = v_length);
+    v_requests := v_codes.requests;
   end if;
 
   -- Looked up only now: a rejection of one of these payments may have been kept while we waited for a lock.

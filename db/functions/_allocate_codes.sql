@@ -1,5 +1,5 @@
 -- Purpose: who gets the uses that are left of each code: the lowest ordinals, as if the elements came one after the other.
--- Parameters: p_requests in order, their codes locked.  Returns: the requests, those left without a use refused as code_exhausted;
+-- Parameters: p_requests in order.  Returns: the requests, those left without a use refused as code_exhausted;
 --   whether a code may run out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
 --   also how many payments get a ticket if none is lost.
 set role farebox_owner;

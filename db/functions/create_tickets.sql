@@ -1,7 +1,7 @@
 -- Purpose: payments become tickets, exactly once each, as if the elements were applied one after the other.
 -- Parameters: p_batch, an array of at most 10,000 requests.  Returns: one outcome for each, in order.
 -- Raises: TK001, TK002; 40001 for callers in REPEATABLE READ or SERIALIZABLE that another caller has overtaken.
--- Locks and writes, in the one order of db/README.md: payment_codes (by id), tickets (by payment), transactions, unapplied_payments (by payment).
+-- Locks and writes, in the one order of db/README.md: tickets (by payment), payment_codes (by id), transactions, unapplied_payments (by payment).
 set role farebox_owner;
 
 create function farebox.create_tickets(p_batch json)
@@ -21,7 +21,6 @@ declare
   v_requests farebox._ticket_request[];
   v_length int;
   v_codes record;
-  v_allocated record;
   v_created int;
   v_has_unapplied boolean;
   v_is_new boolean;
@@ -82,30 +81,21 @@ begin
   if not v_read.has_code then
     v_created := farebox._insert_tickets(v_requests, v_now, v_is_new);
   else
-    v_codes := farebox._look_up_codes(v_requests, v_is_new, v_now);
-    v_requests := v_codes.requests;
-    perform from farebox.payment_codes as k where k.id = any (v_codes.codes) order by k.id for no key update;
-    v_now := farebox._now();
-    v_requests := farebox._refuse_codes(v_requests, v_codes.codes, v_now);
-    -- A loop, because where a code runs out inside the batch, a ticket lost to another caller frees a use for an element that
-    -- was refused. Then all is taken back, so that the tickets are again written in their one order, and allocated anew.
+    -- Codes are charged when the tickets are written: a code that everybody pays on is then locked for little longer than a commit
+    -- takes. So they are judged and given out as they stand before, and all is taken back and done anew where that was too much or,
+    -- because of a ticket lost to another caller, too little. Each time somebody has committed in between: it comes to an end.
     loop
-      v_allocated := farebox._allocate_codes(v_requests);
-      if not v_allocated.runs_out then
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
-        exit;
-      end if;
+      v_codes := farebox._allocate_codes(farebox._look_up_codes(v_requests, v_is_new, v_now));
       begin
-        v_created := farebox._insert_tickets(v_allocated.requests, v_now, v_is_new);
-        exit when v_created = v_allocated.winners;
+        v_created := farebox._insert_tickets(v_codes.requests, v_now, v_is_new);
+        exit when (not v_codes.runs_out or v_created = v_codes.winners) and farebox._charge_codes(v_codes.requests, v_created = v_length);
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
-        v_requests := farebox._recognise_tickets(v_requests);
-        v_is_new := false;
+        v_is_new := false;  -- so that payments lost to another caller are seen
+        v_now := farebox._now();
       end;
     end loop;
-    v_requests := v_allocated.requests;
-    perform farebox._charge_codes(v_requests, v_created = v_length);
+    v_requests := v_codes.requests;
   end if;
 
   -- Looked up only now: a rejection of one of these payments may have been kept while we waited for a lock.

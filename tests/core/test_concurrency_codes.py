@@ -46,12 +46,12 @@ class CodeShop(Shop):
         return uses(self.db, self.code)
 
 
-@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("size", [1, 7, 20])
 def test_a_code_with_far_more_takers_gives_exactly_its_limit(db: Database, size: int) -> None:
     """Eight callers, single and in batches; every third transaction is rolled back and tried again.
 
-    Seen to fail without the lock on the codes (FOR NO KEY UPDATE): the check constraint on used_tickets
-    raises, and without that constraint the code is over-used.
+    Seen to fail when _charge_codes does not ask whether the uses are too many: the check constraint on
+    used_tickets raises, and without that constraint the code is over-used.
     """
     limit = 60
     shop = CodeShop(db, limit)
@@ -90,7 +90,7 @@ _LOST = {
 @pytest.mark.parametrize("case", _LOST)
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_use_set_free_by_a_lost_ticket_goes_to_the_next(db: Database, case: str, ending: str) -> None:
-    """Seen to fail without the second round of allocation in create_tickets."""
+    """Seen to fail when create_tickets does not give the uses out anew."""
     total, lost, if_lost, if_won = _LOST[case]
     expected = if_lost if ending == "commit" else if_won
     shop = CodeShop(db, total)
@@ -126,7 +126,7 @@ def test_uses_move_on_as_often_as_tickets_are_lost(db: Database) -> None:
 def test_a_lost_ticket_also_gives_way_to_the_same_payment_with_another_code(
     db: Database, ending: str
 ) -> None:
-    """Seen to fail without the second round of allocation."""
+    """Seen to fail when create_tickets does not give the uses out anew."""
     shop = CodeShop(db, 1)
     second = db.code(shop.company, 1)
     [a, b, c] = shop.payments(3)
@@ -146,7 +146,7 @@ def test_a_lost_ticket_also_gives_way_to_the_same_payment_with_another_code(
 def test_a_retry_whose_code_was_spent_while_it_waited_is_a_duplicate(db: Database, neighbours: bool) -> None:
     """The first call and its retry overlap; the first spends the last use, and commits.
 
-    Seen to fail when tickets are looked up only before the lock on the code is taken.
+    Seen to fail when payments that have a ticket by now are not looked for.
     """
     shop = CodeShop(db, 2)
     [payment, rival, late, free] = shop.payments(4)
@@ -197,7 +197,7 @@ _CHANGES = {
 @pytest.mark.parametrize("change", _CHANGES)
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_payment_waits_for_a_change_of_its_code(db: Database, change: str, ending: str) -> None:
-    """It is judged again once locked. Seen to fail without the lock, and without _refuse_codes."""
+    """It is judged again once locked. Seen to fail when _charge_codes does not."""
     shop = CodeShop(db, 3)
     administrator, caller = db.connect(), db.connect(autocommit=True)
     create(caller, *shop.payments(2))
@@ -232,8 +232,45 @@ def test_a_change_of_a_code_waits_for_payments(db: Database, change: str, ending
     shop.uses()
 
 
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+@pytest.mark.parametrize(
+    ("total", "changed", "after"), [(2, 9, "ccc"), (2, 3, "ccc"), (3, 2, "ccx"), (3, 1, "cxx")]
+)
+def test_the_last_uses_go_by_the_limit_of_the_moment(
+    db: Database, total: int, changed: int, after: str, ending: str
+) -> None:
+    """An administrator changes the limit while a batch gives out the uses it sees.
+
+    Seen to fail when _charge_codes does not ask whether these were the last uses (raised), or whether they
+    are too many (lowered).
+    """
+    shop = CodeShop(db, total)
+    administrator, caller = db.connect(), db.connect(autocommit=True)
+    terms = {"company_id": str(shop.company), "code": shop.code, "total_tickets": changed}
+    assert _admin(administrator, "issue_payment_codes", **terms) == "updated"
+    call = calling(db, caller, *shop.payments(3))
+    getattr(administrator, ending)()
+    letters = {"created": "c", "code_exhausted": "x"}
+    expected = after if ending == "commit" else "ccc" if total == 3 else "ccx"
+    assert "".join(letters[word] for word in said(call.result())) == expected
+    shop.uses()
+
+
+def test_who_waits_for_a_ticket_keeps_nobody_from_its_code(db: Database) -> None:
+    """A code is locked for little longer than a commit. Seen to fail with codes locked before tickets."""
+    shop = CodeShop(db, 9)
+    [payment, another] = shop.payments(2)
+    holder, waiting, free = db.connect(), db.connect(autocommit=True), db.connect(autocommit=True)
+    create(holder, payment | {"payment_code": None})
+    call = calling(db, waiting, payment)
+    assert said(create(free, another)) == ["created"]
+    holder.rollback()
+    assert said(call.result()) == ["created"]
+    assert shop.uses() == (2, "active")
+
+
 def test_a_code_whose_time_ends_while_a_payment_waits_is_expired(db: Database) -> None:
-    """The clock is read again once the lock is there. Seen to fail with the time read before the wait."""
+    """The clock is read again once the lock is there. Seen to fail without the lock, and read before it."""
     now = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
     stop_the_clock(db, now)
     shop = CodeShop(db, 9)
@@ -250,7 +287,7 @@ def test_a_code_whose_time_ends_while_a_payment_waits_is_expired(db: Database) -
 def test_no_ticket_is_younger_than_the_end_of_its_code(db: Database) -> None:
     """A clock that runs over the end while callers buy, and the sweep goes round.
 
-    Seen to fail without _refuse_codes.
+    Seen to fail when _code_refusal does not ask for the end: then only the sweep stops the sale.
     """
     now = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
     stop_the_clock(db, now)
@@ -301,7 +338,7 @@ def test_the_sweep_does_not_wait_for_payments(db: Database) -> None:
 
 
 def test_limits_that_go_up_and_down_under_load_are_kept(db: Database) -> None:
-    """Seen to fail when create_tickets does not lock the codes."""
+    """Seen to fail when _charge_codes does not ask whether the uses are too many."""
     shop = CodeShop(db, 1)
     seed = secrets.randbits(32)
     over = threading.Event()
