@@ -1219,7 +1219,7 @@ declare
   v_created int;
   v_has_unapplied boolean;
   v_is_new boolean;
-  v_recorded record;
+  v_missing uuid[];  -- tickets without a record; null until records are written
   v_outcomes farebox.ticket_outcome[];
 begin
   -- Before anything is read: whoever deletes a route or a code waits for us or has finished (see _refuse_delete_when_sold).
@@ -1283,9 +1283,13 @@ begin
       v_codes := farebox._allocate_codes(farebox._look_up_codes(v_requests, v_is_new, v_now));
       begin
         v_created := farebox._insert_tickets(v_codes.requests, v_now, v_is_new);
+        if v_created = v_length then
+          v_missing := (farebox._record_transactions(v_codes.requests, v_now)).missing;
+        end if;
         exit when (not v_codes.runs_out or v_created = v_codes.winners) and farebox._charge_codes(v_codes.requests, v_created = v_length);
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
+        v_missing := null;
         v_is_new := false;  -- so that payments lost to another caller are seen
         v_now := farebox._now();
       end;
@@ -1303,10 +1307,10 @@ begin
 
   -- The short way of what nearly all batches are: every element became a ticket.
   if v_created = v_length and not v_has_unapplied then
-    v_recorded := farebox._record_transactions(v_requests, v_now);
+    v_missing := coalesce(v_missing, (farebox._record_transactions(v_requests, v_now)).missing);
     return query
       select r.ordinal, r.given_id, 'created', null::text, r.ticket_id, null::uuid, null::text[],
-        r.ticket_id <> all (v_recorded.missing)
+        r.ticket_id <> all (v_missing)
       from unnest(v_requests) as r;
     return;
   end if;
