@@ -131,7 +131,7 @@ def test_batches_that_share_nothing_but_codes_never_deadlock(db: Database, round
 
         return call
 
-    _in_rounds(rounds, [caller(number) for number in range(_CALLERS)], before)
+    _in_rounds(3 * rounds, [caller(number) for number in range(_CALLERS)], before)
     assert not violations(db)
 
 
