@@ -234,7 +234,8 @@ def server_settings(port: int, socket_folder: str) -> dict[str, str | int]:
         "max_wal_size": "4GB",
         "min_wal_size": "512MB",
         "checkpoint_timeout": "15min",
-        "wal_compression": "on",
+        # pglz, the only compression that the embedded server has, costs more than what it saves.
+        "wal_compression": "off",
         # Inserts are bursts of WAL; 16 MB keep a batch from waiting for the buffer.
         "wal_buffers": "16MB",
         # Every statement is short: compiling one costs more than it can save.

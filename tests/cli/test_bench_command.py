@@ -31,7 +31,7 @@ SMALL = ("--batch", 20, "--rows", 100, "--rounds", 1)
 SCENARIOS: dict[str, tuple[object, ...]] = {
     "create": ("create", *SMALL, "--coded", 0.5, "--floor"),
     "burst": ("burst", "--callers", "50,200", "--rounds", 1),
-    "steady": ("steady", "--rate", 200, "--duration", "2s"),
+    "steady": ("steady", "--rate", 200, "--duration", "2s", "--filled", 500),
     "duplicates": ("duplicates", *SMALL, "--share", 0.3),
     "hot-code": ("hot-code", *SMALL, "--connections", 4),
     "conflict-mix": ("conflict-mix", *SMALL),

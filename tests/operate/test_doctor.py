@@ -161,6 +161,18 @@ def test_durability_taken_away_from_some_only(clinic: Database, broken: LiteralS
     assert found(clinic.dsn, "durability") == []
 
 
+def test_a_compression_that_costs_more_than_it_saves(clinic: Database) -> None:
+    clinic.execute("alter database clinic set wal_compression = on")
+    [finding] = found(clinic.dsn, "wal")
+    assert "pglz" in finding.message
+    assert finding.fix is not None
+    with clinic.connect(autocommit=True) as conn:
+        for statement in finding.fix.split("; "):  # a statement that cannot share its transaction
+            conn.execute(statement.encode())
+    clinic.execute("alter database clinic reset wal_compression")
+    assert found(clinic.dsn, "wal") == []
+
+
 def test_a_table_that_autovacuum_leaves_out(clinic: Database) -> None:
     clinic.execute("alter table farebox.tickets set (autovacuum_enabled = false)")
     [finding] = found(clinic.dsn, "autovacuum")

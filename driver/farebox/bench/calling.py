@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from farebox import AsyncFarebox, FareboxError
+from farebox.bench.growing import Grown
 from farebox.bench.latency import Latencies
 from farebox.bench.payments import Payment, Seller, new_batches, open_companies, payment_of
 from farebox.bench.place import Place, connect, run_until_stopped
@@ -136,8 +137,12 @@ def _check(report: Report, name: str, answers: _Answers, expected: int) -> None:
 # -- steady -------------------------------------------------------------------------------------------------
 
 
-def steady(place: Place, client: Client, tell: Tell, *, rate: float, seconds: float) -> Report:
+def steady(
+    place: Place, client: Client, tell: Tell, *, rate: float, seconds: float, filled: int = 0
+) -> Report:
     """Single calls in an open loop: each is made when it is due, whether earlier ones are answered or not.
+
+    The table has `filled` tickets when it begins.
 
     Latencies count from that moment, so that a stall is charged to every call it delays. They are told for
     the whole and for each sixth of the time: the last beside the first says whether it stays as fast.
@@ -147,12 +152,15 @@ def steady(place: Place, client: Client, tell: Tell, *, rate: float, seconds: fl
         {
             "rate": rate,
             "seconds": seconds,
+            "filled": filled,
             "connections": client.connections,
             "batch": client.batch,
             "duplicate_share": 0.0,
         },
     )
-    run = _Steady(place.dsn, client, open_companies(place.dsn, _COMPANIES), rate, seconds, tell)
+    grown = Grown(place, place.dsn)
+    grown.fill(filled, client.connections)
+    run = _Steady(place.dsn, client, grown.sellers, rate, seconds, tell)
     run_until_stopped(run.run())
     run.fill_in(report)
     with connect(place.dsn) as conn:
@@ -163,7 +171,7 @@ def steady(place: Place, client: Client, tell: Tell, *, rate: float, seconds: fl
         round(size / tickets),
     ]
     report.facts["dead rows of tickets and transactions"] = dead
-    report.verify(place.dsn, tickets=run.answers.counts["created"] + run.warm.counts["created"])
+    report.verify(place.dsn, tickets=filled + run.answers.counts["created"] + run.warm.counts["created"])
     return report
 
 

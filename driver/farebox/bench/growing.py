@@ -55,8 +55,8 @@ def growth(
         )
     load = load.whole()
     report = Report("growth", {**asdict(load), "duplicate_share": 0.0, "sizes": list(sizes)})
-    grown = _Grown(place, place.dsn)
-    raw = _Grown(place, place.another(), is_analysed=False) if never_analysed else None
+    grown = Grown(place, place.dsn)
+    raw = Grown(place, place.another(), is_analysed=False) if never_analysed else None
     for size in sizes:
         grown.fill(size, load.connections)
         empty = place.another()
@@ -102,7 +102,7 @@ def _creating(name: str, dsn: str, sellers: Sequence[Seller], load: Load) -> Con
     return creating(name, lambda: texts(new_batches(sellers, load.rows, load.batch)), load.rows, dsn=dsn)
 
 
-class _Grown:
+class Grown:
     """A database that is filled by the server itself."""
 
     def __init__(self, place: Place, dsn: str, *, is_analysed: bool = True) -> None:

@@ -348,8 +348,13 @@ def burst(place: Place, tell: _Tell, callers: list[int], batch: int, connections
     show_default=True,
     help="Such as 90s, 10m or 1h.",
 )
+@click.option(
+    "--filled", type=click.IntRange(0), default=0, show_default=True, help="Tickets that are there before."
+)
 @_scenario
-def steady(place: Place, tell: _Tell, rate: float, duration: float, batch: int, connections: int) -> Report:
+def steady(
+    place: Place, tell: _Tell, rate: float, duration: float, filled: int, batch: int, connections: int
+) -> Report:
     """Single calls of `create_ticket` through the driver, each made when it is due: an open loop.
 
     A latency counts from when its call was due, so that a stall counts against every call it delayed.
@@ -360,7 +365,8 @@ def steady(place: Place, tell: _Tell, rate: float, duration: float, batch: int, 
     """
     from farebox.bench import calling
 
-    return calling.steady(place, calling.Client(connections, batch), tell, rate=rate, seconds=duration)
+    client = calling.Client(connections, batch)
+    return calling.steady(place, client, tell, rate=rate, seconds=duration, filled=filled)
 
 
 def show_report(out: Output, report: Report) -> None:

@@ -102,6 +102,14 @@ def _wal(context: Context) -> Iterator[Found]:
             f"max_wal_size is {context.setting('max_wal_size')}",
             f"alter system set max_wal_size = '4GB'; {_RELOAD}",
         )
+    if context.setting("wal_compression") in ("on", "pglz"):
+        query = "select 'lz4' = any (enumvals) as has_lz4 from pg_settings where name = 'wal_compression'"
+        better = "lz4" if context.row(query)["has_lz4"] else "off"
+        yield (
+            Level.WARNING,
+            "wal_compression is pglz, which takes more time than it saves: after a checkpoint half the rate",
+            f"alter system set wal_compression = '{better}'; {_RELOAD}",
+        )
 
 
 @check(
