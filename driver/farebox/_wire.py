@@ -349,12 +349,14 @@ def _failure_in(result: PGresult) -> FareboxError:
         return None if value is None else value.decode(errors="replace")
 
     # An error without SQLSTATE is libpq's own: the connection broke.
+    constraint = text(DiagnosticField.CONSTRAINT_NAME)
     message = text(DiagnosticField.MESSAGE_PRIMARY) or " ".join(result.get_error_message().split())
     failure = map_sqlstate(
         text(DiagnosticField.SQLSTATE) or "08006",
         message,
         detail=text(DiagnosticField.MESSAGE_DETAIL),
         hint=text(DiagnosticField.MESSAGE_HINT),
+        constraint=constraint and f"{constraint} of {text(DiagnosticField.TABLE_NAME)}",
     )
     fatal = result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in _FATAL
     if fatal and not isinstance(failure, ConfigurationError):

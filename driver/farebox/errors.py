@@ -175,11 +175,16 @@ _CONFIGURATION_TEXTS = (
 
 
 def map_sqlstate(
-    sqlstate: str | None, message: str, *, detail: str | None = None, hint: str | None = None
+    sqlstate: str | None,
+    message: str,
+    *,
+    detail: str | None = None,
+    hint: str | None = None,
+    constraint: str | None = None,
 ) -> FareboxError:
-    """The exception for a server error with that `sqlstate` (None.
+    """The exception for a server error with that `sqlstate` (None: the connection failed before that).
 
-    The connection failed before one could be given).
+    `constraint` is the name of one that the data broke.
     """
     kind: type[FareboxError]
     if sqlstate is None:
@@ -189,8 +194,9 @@ def map_sqlstate(
     if sqlstate.startswith("TK"):
         return UsageError(message, sqlstate=sqlstate, detail=detail, hint=hint)
     if sqlstate.startswith(("22", "23")):
-        # The message of a data error can quote the value; its class and code say enough.
-        return DataError("the database refused the data", sqlstate=sqlstate)
+        # The message of a data error can quote the value; its code and the constraint's name do not.
+        broken = f"They break the constraint {constraint}." if constraint else None
+        return DataError("the database refused the data", sqlstate=sqlstate, hint=broken)
     if sqlstate.startswith("08") or sqlstate in _TRANSIENT_CODES:
         kind = TransientError
     elif sqlstate == "42501":
@@ -218,7 +224,10 @@ def map_error(error: psycopg.Error) -> FareboxError:
         # its API.
         return ConfigurationError("the connection settings are not valid")
     message = diag.message_primary or (one_line(error) if sqlstate is None else type(error).__name__)
-    return map_sqlstate(sqlstate, message, detail=diag.message_detail, hint=diag.message_hint)
+    constraint = f"{diag.constraint_name} of {diag.table_name}" if diag.constraint_name else None
+    return map_sqlstate(
+        sqlstate, message, detail=diag.message_detail, hint=diag.message_hint, constraint=constraint
+    )
 
 
 def one_line(error: psycopg.Error) -> str:

@@ -170,6 +170,10 @@ def _again(db: Database) -> None:
     assert value(families, "farebox_queue_backoff", reason="error_23514") == 1
     [waiting] = farebox("queue", "list", "--state", "delayed", "--json", dsn=db.dsn).rows
     assert waiting["reason"] == "error_23514"
+    listed = farebox("queue", "list", "--with-request", "--json", dsn=db.dsn).rows
+    tried = farebox("create", dsn=db.dsn, stdin=json.dumps(listed[0]["request"]))
+    assert "They break the constraint odd of tickets." in tried.err
+    assert "ODD1" not in tried.err
     db.execute("alter table farebox.tickets drop constraint odd")
     key = f"queue:{waiting['queue_id']}"
     assert farebox("queue", "retry", key, dsn=db.dsn).code == 0

@@ -211,7 +211,8 @@ def _cell(value: object, kind: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return money(value) if kind == "money" else f"{value:,}"
+        # What people copy is no sum: 3533, not 3,533.
+        return money(value) if kind == "money" else str(value) if kind == "id" else f"{value:,}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, cast(Iterable[object], value)))
     return printable(str(value)).replace("\n", "\\n")

@@ -88,7 +88,7 @@ def _codes(context: Context) -> Iterator[Found]:
         yield (
             Level.WARNING,
             f"{overdue:,} payment codes are past their end and still called active",
-            "farebox maintain   # let it run every minute",
+            "farebox maintain --only expire   # let it run every minute",
             ("select farebox.expire_payment_codes(10000)",),
         )
 
