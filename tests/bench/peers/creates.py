@@ -1,5 +1,8 @@
 """Creating tickets: transactions of a batch, over as many connections each."""
 
+# The packages are not Farebox's (requirements.txt); tests/typings has what is used of them.
+# pyright: reportMissingModuleSource=false
+
 import asyncio
 import json
 import threading
@@ -122,7 +125,7 @@ class SqlAlchemy:
     """A connection of its own for each thread."""
 
     def __init__(self, dsn: str) -> None:
-        c = conninfo_to_dict(dsn)
+        c = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
         url = sa.URL.create(
             "postgresql+psycopg", c["user"], c["password"], c["host"], int(c["port"]), c["dbname"]
         )
@@ -189,9 +192,7 @@ class Asyncpg:
     def __call__(self, _: Connection, batch: Rows) -> None:
         if not hasattr(self._local, "loop"):
             self._local.loop = asyncio.new_event_loop()
-            self._local.conn = self._local.loop.run_until_complete(
-                asyncpg.connect(**self._options)  # type: ignore[arg-type]
-            )
+            self._local.conn = self._local.loop.run_until_complete(asyncpg.connect(**self._options))
             self._open.append((self._local.loop, self._local.conn))
         rows = [tuple(row[c] for c in _COLUMNS) for row in batch]
         self._local.loop.run_until_complete(self._send(self._local.conn, rows))

@@ -1,5 +1,8 @@
 """The app of procrastinate, for producers and workers."""
 
+# The packages are not Farebox's (requirements.txt); tests/typings has what is used of them.
+# pyright: reportMissingModuleSource=false
+
 from typing import Any
 
 import procrastinate

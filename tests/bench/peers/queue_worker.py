@@ -1,9 +1,11 @@
 """A worker of one of the queues: ``python -m tests.bench.peers.queue_worker KIND DSN [REDIS_PORT]``."""
 
+# The packages are not Farebox's (requirements.txt); tests/typings has what is used of them.
+# pyright: reportMissingModuleSource=false
+
 import asyncio
 import json
 import sys
-from typing import Any
 
 import psycopg
 
@@ -32,7 +34,7 @@ def redis(dsn: str, port: str) -> None:
     name = f"worker-{id(server)}"
     with psycopg.connect(dsn, autocommit=True) as conn:
         while True:
-            answer: Any = server.xreadgroup("workers", name, {"bench": ">"}, count=_BATCH, block=1000)
+            answer = server.xreadgroup("workers", name, {"bench": ">"}, count=_BATCH, block=1000)
             for _, entries in answer or []:
                 conn.execute(_CREATE, [f"[{','.join(fields['payment'] for _, fields in entries)}]"])
                 ids = [entry for entry, _ in entries]
@@ -75,7 +77,7 @@ def pgqueuer(dsn: str, _: str) -> None:
         pool = await asyncpg.create_pool(
             **{to: c[name] for name, to in names.items()},
             min_size=4,
-            max_size=10,  # type: ignore[arg-type]
+            max_size=10,
         )
         manager = QueueManager(Queries(AsyncpgPoolDriver(pool)))
 

@@ -5,6 +5,9 @@ compared is the way from being stored to that call. Farebox's, pgmq's and Redis'
 time; procrastinate and PgQueuer know jobs one by one.
 """
 
+# The packages are not Farebox's (requirements.txt); tests/typings has what is used of them.
+# pyright: reportMissingModuleSource=false
+
 import asyncio
 import contextlib
 import json

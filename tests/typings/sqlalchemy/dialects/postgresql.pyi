@@ -1,0 +1,9 @@
+from collections.abc import Sequence
+
+from sqlalchemy import Statement, Table
+
+class Insert(Statement):
+    def on_conflict_do_nothing(self, *, index_elements: Sequence[str]) -> Insert: ...
+    def returning(self, *columns: object) -> Statement: ...
+
+def insert(table: Table) -> Insert: ...
