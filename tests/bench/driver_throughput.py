@@ -116,18 +116,21 @@ class Contest:
 
         await asyncio.gather(*(create(payment) for payment in payments))
 
-    async def rate(self, contender: Contender, count: int) -> float:
-        """Tickets a second."""
-        payments = self.shop.payments(count)
+    async def rate(self, contender: Contender, count: int, bursts: int = 1) -> float:
+        """Tickets a second, over so many bursts in a row. Python's debts of the time before are paid."""
+        rounds = [self.shop.payments(count) for _ in range(bursts)]
         self.texts = [
-            json.dumps(payments[start : start + self.batch]) for start in range(0, count, self.batch)
+            json.dumps(payments[start : start + self.batch])
+            for payments in rounds
+            for start in range(0, count, self.batch)
         ]
         await asyncio.sleep(0)  # until then the loop holds what the round before has answered
         gc.collect()
         start, cpu = time.perf_counter(), time.process_time()
-        await contender(payments)
-        self.cpu = (time.process_time() - cpu) / count * 1e6
-        return count / (time.perf_counter() - start)
+        for payments in rounds:
+            await contender(payments)
+        self.cpu = (time.process_time() - cpu) / (count * bursts) * 1e6
+        return count * bursts / (time.perf_counter() - start)
 
 
 async def run(shop: Shop, callers: int, batch: int, connections: int, rounds: int) -> None:
@@ -158,42 +161,59 @@ async def run(shop: Shop, callers: int, batch: int, connections: int, rounds: in
                 f"{one} / {other}: {medians[one] / medians[other]:.2f} of medians,"
                 f" {statistics.median(ratios):.2f} median of rounds (goal {goal})"
             )
-        await run_many(contest, callers, rounds)
 
 
-async def run_many(contest: Contest, callers: int, rounds: int) -> None:
-    """Five times as many at once beside the same number, in turn; what each further caller costs."""
-    kinds: dict[str, Contender] = {
-        "as it comes": contest.single,
-        "after gc.freeze()": contest.single,
-        "each in a task of its own": contest.tasked,
-        "each in a task of its own, after gc.freeze()": contest.tasked,
-    }
-    ratios: dict[str, list[float]] = {how: [] for how in kinds}
-    cpu: dict[str, list[tuple[float, float]]] = {how: [] for how in kinds}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    grown = 0
-    for _ in range(max(3, rounds // 2)):
-        for how, measured in ratios.items():
-            if "freeze" in how:
-                gc.freeze()
-            few = await contest.rate(kinds[how], callers)
-            spent = contest.cpu
-            rate = await contest.rate(kinds[how], callers * 5)
-            gc.unfreeze()
-            measured.append(rate / few)
-            cpu[how].append((spent, contest.cpu))
-            grown = grown or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            print(f"{callers * 5} at once, {how}: {rate:.0f}/s beside {few:.0f}/s for {callers}")
+async def run_many(shop: Shop, callers: int, batch: int, connections: int, rounds: int) -> None:
+    """Five times as many at once beside the same number, in turn; what each further caller costs.
+
+    Beside one burst of the smaller number, and beside five in a row. One of 10,000 may end before Python
+    looks through all objects for cycles, which it does by the number that were made: whoever makes five
+    times as many pays for that, at once or in a row.
+    """
+    async with Contest(shop, batch, connections) as contest:
+        kinds: dict[str, Contender] = {
+            "calls": contest.single,
+            "calls, after gc.freeze()": contest.single,
+            "each in a task of its own": contest.tasked,
+        }
+        for contender in kinds.values():
+            await contest.rate(contender, callers)
+        ratios: dict[str, list[tuple[float, float]]] = {how: [] for how in kinds}
+        cpu: dict[str, list[tuple[float, float, float]]] = {how: [] for how in kinds}
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        grown = 0
+        for number in range(rounds):
+            for how, contender in kinds.items():
+                if "freeze" in how:
+                    gc.freeze()
+                rates: list[float] = []
+                spent: list[float] = []
+                sizes = [(callers, 1), (callers * 5, 1), (callers, 5)]
+                for count, bursts in sizes if number % 2 else reversed(sizes):
+                    rates.append(await contest.rate(contender, count, bursts))
+                    spent.append(contest.cpu)
+                    if count > callers and not grown:
+                        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+                if not number % 2:
+                    rates.reverse()
+                    spent.reverse()
+                gc.unfreeze()
+                few, many, in_a_row = rates
+                ratios[how].append((many / few, many / in_a_row))
+                cpu[how].append((spent[0], spent[1], spent[2]))
+                print(
+                    f"{how}: {many:.0f}/s at once, {few:.0f}/s a fifth, {in_a_row:.0f}/s five fifths in a row"
+                )
     for how, measured in ratios.items():
-        few, many = (statistics.median(spent) for spent in zip(*cpu[how], strict=True))
-        print(
-            f"{callers * 5} at once / {callers} at once, {how}: {statistics.median(measured):.2f}"
-            f" ({min(measured):.2f} to {max(measured):.2f}, goal 1); {many:.1f} / {few:.1f} us of client CPU"
-        )
+        for beside, values in zip(("once", "five times in a row"), zip(*measured, strict=True), strict=True):
+            low, middle, high = statistics.quantiles(values, n=4)
+            ratio = f"{middle:.2f} (quartiles {low:.2f} {high:.2f}, goal 1)"
+            print(f"{callers * 5} / {callers} {beside}, {how}: {ratio}")
+        few, many, in_a_row = (statistics.median(spent) for spent in zip(*cpu[how], strict=True))
+        print(f"  us of client CPU each: {many:.1f}, {few:.1f} once, {in_a_row:.1f} five times in a row")
     print(
         f"the process grew by {grown / 1024:.0f} MB, {grown * 1024 / (callers * 4):.0f} bytes for each"
-        " further caller, its task, payment and outcome included"
+        " further caller, its payment and outcome included"
     )
 
 
@@ -205,7 +225,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--what", default="rates,many")
     options = parser.parse_args(arguments)
     with bench_database(options.server) as db:
-        asyncio.run(run(open_shop(db), options.callers, options.batch, options.connections, options.rounds))
+        shop = open_shop(db)
+        for what in options.what.split(","):
+            measure = {"rates": run, "many": run_many}[what]
+            asyncio.run(measure(shop, options.callers, options.batch, options.connections, options.rounds))
         db.close()

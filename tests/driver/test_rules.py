@@ -25,12 +25,13 @@ from farebox import (
     InvalidRequestError,
     NotMigratedError,
     PermissionDeniedError,
+    TicketOutcome,
     TicketRequest,
     TransientError,
     UsageError,
     calls,
 )
-from farebox._queue import MAX_BATCH_BYTES, Caller, Patience, Share, Unit
+from farebox._queue import MAX_BATCH_BYTES, Caller, Part, Patience, Share, Unit
 from farebox._rows import Rows
 from farebox.encoding import encode_many, encode_one
 from farebox.errors import map_error, map_sqlstate
@@ -204,20 +205,60 @@ async def test_a_batch_has_a_limit_in_bytes_and_skips_who_has_gone() -> None:
     assert share.take() == ([], 0)
 
 
+def _said(*rows: tuple[int, str, str | None]) -> Rows:
+    """Answers of `create_tickets`: ordinal, outcome, reason."""
+    names = tuple(calls.CREATE_TICKETS.row.model_fields)
+    return Rows(names, [(ordinal, None, outcome, reason, *[None] * 4) for ordinal, outcome, reason in rows])
+
+
+async def test_of_a_list_only_what_a_lost_shard_has_is_asked_again_and_what_is_known_comes_back() -> None:
+    caller = Caller(asyncio.get_running_loop(), payload=(b'[{"a": 1}, {"a": 2}, {"a": 3}]',))
+    caller.part = Part(3, first=11)
+    lost, created = ("rejected", "shard_unavailable"), ("created", None)
+    unit = Unit(calls.CREATE_TICKETS, [caller], None)
+    unit.deliver(_said((1, *created), (2, *lost), (3, *lost)))
+    assert (unit.lost, caller.payload) == ([caller], (b'[{"a": 2},{"a": 3}]',))
+    unit = unit.again(unit.lost)
+    unit.deliver(_said((1, *lost), (2, *created)))
+    assert (unit.lost, caller.payload) == ([caller], (b'[{"a": 2}]',))
+    caller.fail(TransientError("no time left"))
+    known = [(outcome.ordinal, outcome.reason) for outcome in await caller]
+    assert known == [(11, None), (12, "shard_unavailable"), (13, None)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (1, "pay-1", "created", None, UUID(int=1), None, None, True),
+        (2, None, "rejected", "phone_invalid", None, None, None, None),
+        (3, "pay-3", "conflict", None, None, UUID(int=3), ["amount", "route_id"], None),
+    ],
+)
+def test_outcomes_are_what_pydantic_makes_of_the_row(row: tuple[Any, ...]) -> None:
+    names = tuple(TicketOutcome.model_fields)
+    plain = TicketOutcome.model_validate(dict(zip(names, row, strict=True)))
+    for rows in (Rows(names, [row]), Rows((*names, "since_version_9"), [(*row, "new")])):
+        [outcome] = calls.CREATE_TICKETS.load(rows)
+        assert outcome == plain
+        assert (repr(outcome), hash(outcome)) == (repr(plain), hash(plain))
+        assert outcome.model_dump() == plain.model_dump()
+        assert outcome.model_dump_json(exclude_unset=True) == plain.model_dump_json(exclude_unset=True)
+        assert outcome.model_copy(update={"ordinal": 9}) == plain.model_copy(update={"ordinal": 9})
+        assert pickle.loads(pickle.dumps(outcome)) == copy.deepcopy(outcome) == plain
+        assert outcome.model_fields_set == plain.model_fields_set
+        with pytest.raises(ValidationError):
+            outcome.ordinal = 5  # type: ignore[misc]
+
+
 async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
     callers = [Caller(loop, payload=b"{}") for _ in range(2)]
-    names = tuple(calls.CREATE_TICKETS.row.model_fields)
-
-    def rows(*said: tuple[int, str]) -> Rows:
-        return Rows(names, [(ordinal, None, outcome, *[None] * 5) for ordinal, outcome in said])
-
     for ordinals in ([1], [2, 1], [1, 2, 3], [1, 1]):
         with pytest.raises(DatabaseError, match="one row for each element"):
-            Unit.shared(share, callers).deliver(rows(*((ordinal, "rejected") for ordinal in ordinals)))
+            Unit.shared(share, callers).deliver(_said(*((ordinal, "rejected", None) for ordinal in ordinals)))
     with pytest.raises(DatabaseError, match="do not fit") as unfit:
-        Unit.shared(share, callers).deliver(rows((1, "rejected"), (2, "+23276123456")))
+        Unit.shared(share, callers).deliver(_said((1, "rejected", None), (2, "+23276123456", None)))
     assert "23276123456" not in str(unfit.value)
     assert not any(caller.done() for caller in callers)
 
