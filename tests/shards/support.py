@@ -193,11 +193,6 @@ class RoutedDatabase(Database):
                 )
                 for table in TABLES:
                     conn.execute(
-                        sql.SQL("drop trigger if exists refuse_rows on farebox.{}").format(
-                            sql.Identifier(table)
-                        )
-                    )
-                    conn.execute(
                         sql.SQL(
                             "create foreign table shown.{0} () inherits (farebox.{1}) server {2}"
                             " options (schema_name 'farebox', table_name {3})"
@@ -220,6 +215,16 @@ class RoutedDatabase(Database):
                         sql.Identifier(table), sql.Literal("id" if table == "companies" else "company_id")
                     )
                 )
+
+        self.accept_rows()
+        self.disconnect_own()
+
+    def accept_rows(self) -> None:
+        """Inserts are passed on; `init` has them refused again."""
+        for table in _TABLES:
+            self.execute(
+                sql.SQL("drop trigger if exists refuse_rows on farebox.{}").format(sql.Identifier(table))
+            )
 
     def _made(self, function: LiteralString, **fields: Any) -> UUID:
         given = {key: value for key, value in fields.items() if value is not None}

@@ -15,6 +15,7 @@ _ELEMENTS_AT_LEAST = 1_000
 
 
 def test_batches_mean_their_elements_one_after_the_other(db: RoutedDatabase) -> None:
+    db.accept_rows()
     stop_the_clock(db, datetime.now().astimezone())
     with ExitStack() as stack:
         Batches.conn = stack.enter_context(db.connect(autocommit=True))

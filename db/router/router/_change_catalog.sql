@@ -27,14 +27,14 @@ begin
       v_outcomes := array(select o from farebox._at_change_catalog(
         v_part.ats, p_function, v_part.partitions, v_part.ordinals, v_part.retaken, v_part.batches) as o);
     exception when others or query_canceled then
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+      v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
       for i in 1 .. cardinality(v_part.ats) loop
+        continue when v_part.ats[i] = any (v_down);
         begin
           v_outcomes := v_outcomes || array(select o from farebox._at_change_catalog(
             v_part.ats[i:i], p_function, v_part.partitions[i:i], v_part.ordinals[i:i], v_part.retaken[i:i], v_part.batches[i:i]) as o);
         exception when others or query_canceled then
-          perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-          perform farebox._is_lost(v_part.ats[i]);
+          perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
           v_down := v_down || v_part.ats[i];
         end;
       end loop;

@@ -21,7 +21,7 @@ begin
     array_agg(g.companies) as companies
   into v_part
   from (
-    select e.home_at, array_agg(distinct e.home)::text as partitions, array_agg(e.subject)::text as subjects,
+    select e.home_at, array_agg(e.home)::text as partitions, array_agg(e.subject)::text as subjects,
       array_agg(e.company_id)::text as companies
     from unnest(p_elements) as e
     where e.home_at is not null and e.reason is null and e.home_at <> all (p_down)
@@ -36,17 +36,17 @@ begin
       select row(c.subject, c.asking, c.number, c.company_id::text, null, case when c.is_open then '{-1}'::int[] end)::farebox._routed_claim
       from farebox._at_claim(v_part.ats, p_kind, v_part.partitions, v_part.subjects, v_part.companies) as c);
   exception when others or query_canceled then
-    perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+    lost := lost || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
     -- Somebody did not answer. Asked one by one, it shows who; a claim that is there already is found.
     for i in 1 .. cardinality(v_part.ats) loop
+      continue when v_part.ats[i] = any (lost);
       begin
         claims := claims || array(
           select row(c.subject, c.asking, c.number, c.company_id::text, null, case when c.is_open then '{-1}'::int[] end)::farebox._routed_claim
           from farebox._at_claim(
             v_part.ats[i:i], p_kind, v_part.partitions[i:i], v_part.subjects[i:i], v_part.companies[i:i]) as c);
       exception when others or query_canceled then
-        perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-        perform farebox._is_lost(v_part.ats[i]);
+        perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
         lost := lost || v_part.ats[i];
       end;
     end loop;

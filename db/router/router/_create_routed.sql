@@ -1,5 +1,5 @@
 -- Purpose: the elements of a batch go to their shards, and their outcomes come back.
--- Parameters: p_elements, in which no payment is named by two companies.  Returns: the outcomes, in order. Those of a shard that does not
+-- Parameters: p_elements, in which no payment is named by two companies.  Returns: the outcomes, in any order. Those of a shard that does not
 --   answer are rejected with shard_unavailable: the others' stand.
 set role farebox_owner;
 
@@ -33,17 +33,17 @@ begin
         select o from farebox._at_create_tickets(v_part.ats, v_part.partitions, v_part.ordinals, v_part.retaken, v_part.batch_ids,
           array_fill(false, array[cardinality(v_part.ats)]), v_part.batches) as o);
     exception when others or query_canceled then
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+      v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
       -- One shard did not answer, and with it all answers are lost, though the others have done their part, or are still at it. Asked
       -- again, each alone, they tell: what the first attempt created they know by the batch's id, so it is still `created`.
       for i in 1 .. cardinality(v_part.ats) loop
+        continue when v_part.ats[i] = any (v_down);
         begin
           v_outcomes := v_outcomes || array(
             select o from farebox._at_create_tickets(v_part.ats[i:i], v_part.partitions[i:i], v_part.ordinals[i:i], v_part.retaken[i:i],
               v_part.batch_ids[i:i], array[true], v_part.batches[i:i]) as o);
         exception when others or query_canceled then
-          perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-          perform farebox._is_lost(v_part.ats[i]);
+          perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
           v_down := v_down || v_part.ats[i];
         end;
       end loop;
@@ -72,7 +72,7 @@ begin
       from unnest(v_elements) as e
       where e.reason is not null or e.at = any (v_down));
   end if;
-  return array(select o from unnest(v_outcomes) as o order by o.ordinal);
+  return v_outcomes;
 end
 $$;
 comment on function farebox._create_routed(farebox._routed_element[], boolean, int) is
@@ -109,10 +109,14 @@ begin
     array_agg(farebox._uuid_v7()), array_agg(g.batch)
   into ats, partitions, ordinals, retaken, batch_ids, batches
   from (
-    select e.at, array_agg(distinct e.partition)::text as partitions, array_agg(e.ordinal order by e.ordinal)::text as ordinals,
-      '[' || string_agg(e.request::text, ',' order by e.ordinal) || ']' as batch
-    from unnest(p_elements) as e
-    where e.reason is null and e.at <> all (p_down)
+    -- In the order of the elements, as which they come: sorted once, not for each column.
+    select e.at, array_agg(e.partition)::text as partitions, array_agg(e.ordinal)::text as ordinals,
+      '[' || string_agg(e.request::text, ',') || ']' as batch
+    from (
+      select e.at, e.partition, e.ordinal, e.request
+      from unnest(p_elements) as e
+      where e.reason is null and e.at <> all (p_down)
+      order by e.at, e.ordinal) as e
     group by e.at
   ) as g;
 end

@@ -52,6 +52,17 @@ exception when others or query_canceled then
   return true;
 end
 $$;
+-- For handlers of errors: which of these shards do not answer. Raises unless the error means that a shard is lost.
+create or replace function farebox._find_lost(p_ats int[], p_sqlstate text, p_message text)
+returns int[]
+language plpgsql volatile security invoker
+as $$
+begin
+  perform farebox._skip_lost_shard(p_sqlstate, p_message);
+  return array(select a.at from unnest(p_ats) as a(at) where farebox._is_lost(a.at));
+end
+$$;
+comment on function farebox._find_lost(int[], text, text) is 'Internal: after an error that means a lost shard: which of these do not answer';
 comment on function farebox._is_lost(int) is 'Internal: asks a shard whether it is there, and remembers the answer for a while';
 
 reset role;

@@ -29,8 +29,7 @@ begin
       v_requests := v_requests || v_page.requests;
       v_ats := v_ats || v_page.ats;
     exception when others or query_canceled then
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-      perform farebox._is_lost(v_at);
+      perform farebox._find_lost(array[v_at], sqlstate, sqlerrm);
     end;
   end loop;
 

@@ -18,8 +18,7 @@ begin
         return v_queue_id;
       end if;
     exception when others or query_canceled then
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-      perform farebox._is_lost(v_at);
+      perform farebox._find_lost(array[v_at], sqlstate, sqlerrm);
     end;
   end loop;
   return null;
@@ -46,8 +45,7 @@ begin
         return;
       end if;
     exception when others or query_canceled then
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-      perform farebox._is_lost(v_at);
+      perform farebox._find_lost(array[v_at], sqlstate, sqlerrm);
     end;
   end loop;
   return query select 0, 0, 0, 0, 0, 0, 0;

@@ -8,6 +8,7 @@ returns setof farebox.ticket_outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
@@ -25,7 +26,8 @@ begin
       select o.*
       from unnest(farebox._create_routed(
         case when cardinality(v_starts) = 1 then v_elements else v_elements[v_starts[i] : coalesce(v_starts[i + 1] - 1, cardinality(v_elements))] end,
-        v_has_registry)) as o;
+        v_has_registry)) as o
+      order by o.ordinal;
   end loop;
 end
 $$;

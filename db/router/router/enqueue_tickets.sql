@@ -7,6 +7,7 @@ returns table (ordinal int, queue_id bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
@@ -44,9 +45,10 @@ begin
       from farebox._at_enqueue_tickets(
         v_part.ats, v_part.partitions, v_part.ordinals, v_part.retaken, v_denied, v_part.batches) as q;
     exception when others or query_canceled then
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+      v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
       -- As in _create_routed. What the first attempt stored is stored twice, which buys one ticket all the same.
       for i in 1 .. cardinality(v_part.ats) loop
+        continue when v_part.ats[i] = any (v_down);
         begin
           select array_agg(q.ordinal) as ordinals, array_agg(q.queue_id) as ids into v_stored
           from farebox._at_enqueue_tickets(v_part.ats[i:i], v_part.partitions[i:i], v_part.ordinals[i:i], v_part.retaken[i:i],
@@ -54,8 +56,7 @@ begin
           v_ordinals := v_ordinals || v_stored.ordinals;
           v_ids := v_ids || v_stored.ids;
         exception when others or query_canceled then
-          perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-          perform farebox._is_lost(v_part.ats[i]);
+          perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
         end;
       end loop;
     end;

@@ -42,8 +42,7 @@ begin
       end if;
     exception when others or query_canceled then
       -- What the shard had taken is put back there; the others go on.
-      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-      perform farebox._is_lost(v_at);
+      perform farebox._find_lost(array[v_at], sqlstate, sqlerrm);
     end;
   end loop;
   -- From now on whoever enqueues here rings.

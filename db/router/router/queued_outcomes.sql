@@ -33,14 +33,14 @@ begin
   begin
     v_outcomes := array(select o from farebox._at_queued_outcomes(v_part.ats, v_part.ordinals, v_ids, v_part.batches) as o);
   exception when others or query_canceled then
-    perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+    v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
     for i in 1 .. cardinality(v_part.ats) loop
+      continue when v_part.ats[i] = any (v_down);
       begin
         v_outcomes := v_outcomes || array(
           select o from farebox._at_queued_outcomes(v_part.ats[i:i], v_part.ordinals[i:i], v_ids[i:i], v_part.batches[i:i]) as o);
       exception when others or query_canceled then
-        perform farebox._skip_lost_shard(sqlstate, sqlerrm);
-        perform farebox._is_lost(v_part.ats[i]);
+        perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
       end;
     end loop;
   end;

@@ -236,9 +236,10 @@ def write_map(conn: Connection, layout: Layout) -> None:
         sql.SQL(
             "create or replace function farebox._down_untils()"
             " returns table (shard int, at int, until bigint)"
-            " language sql volatile as {}; alter function farebox._down_untils() owner to farebox_owner;"
+            # Asked in each call: a function of this language keeps its plan.
+            " language plpgsql volatile as {}; alter function farebox._down_untils() owner to farebox_owner;"
             " revoke execute on function farebox._down_untils() from public"
-        ).format(sql.Literal(looks.as_string(conn)))
+        ).format(sql.Literal(f"begin return query {looks.as_string(conn)}; end"))
     )
     for server, options in router_options(layout).items():
         known = conn.execute(
