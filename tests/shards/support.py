@@ -221,7 +221,7 @@ class RoutedDatabase(Database):
 
     def accept_rows(self) -> None:
         """Inserts are passed on; `init` has them refused again."""
-        for table in _TABLES:
+        for table in TABLES:
             self.execute(
                 sql.SQL("drop trigger if exists refuse_rows on farebox.{}").format(sql.Identifier(table))
             )
