@@ -264,8 +264,7 @@ def test_a_fence_that_takes_too_long_opens_again_and_says_so(
 ) -> None:
     """The target cannot follow; nothing has changed, and the same command gets there later.
 
-    Seen to fail without the wait for the target: the two sides differ; and, without that comparison too, the
-    ticket is missing on the target.
+    Seen to fail without the wait for the target: it says then that the two sides differ.
     """
     steps = move(movable.dsn, partition, "three", fence_seconds=0.4)
     until(steps, "closing")
