@@ -208,16 +208,15 @@ def write_map(conn: Connection, layout: Layout) -> None:
             " conninfo_via = excluded.conninfo_via",
             [shard.number, shard.name, shard.place, shard.place_via],
         )
-        conn.execute(
-            sql.SQL("create sequence if not exists farebox.{} as bigint minvalue 0 start 0").format(
-                sql.Identifier(f"shard_{shard.number}_down_until")
+        sequence = f"shard_{shard.number}_down_until"
+        # Only where it is missing: calls under way have looked at it, and may wait for a move to end.
+        if conn.execute("select where to_regclass(%s) is null", [f"farebox.{sequence}"]).rowcount:
+            conn.execute(
+                sql.SQL(
+                    "create sequence farebox.{0} as bigint minvalue 0 start 0;"
+                    " alter sequence farebox.{0} owner to farebox_owner"
+                ).format(sql.Identifier(sequence))
             )
-        )
-        conn.execute(
-            sql.SQL("alter sequence farebox.{} owner to farebox_owner").format(
-                sql.Identifier(f"shard_{shard.number}_down_until")
-            )
-        )
         conn.execute(
             "insert into farebox.partitions (partition, shard, at) select unnest(%s::int[]), %s, %s"
             " on conflict (partition) do update set shard = excluded.shard, at = excluded.at",
