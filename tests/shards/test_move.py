@@ -221,7 +221,7 @@ def test_a_partition_moves_and_comes_back_while_everybody_sells(
 def test_whoever_is_in_the_middle_of_a_batch_is_waited_for(
     movable: Movable, companies: Companies, partition: int, conn: Connection
 ) -> None:
-    """Seen to fail without the locks of `fence` and `close_for_good`: the ticket stays behind."""
+    """Seen never to end without the locks of `fence` and `close_for_good`: the mover waits for nobody."""
     db = companies.db
     steps = move(movable.dsn, partition, "two")
     until(steps, "closing")
