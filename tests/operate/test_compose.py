@@ -144,6 +144,7 @@ def compose_server(farm: Farm) -> Iterator[Server]:
     """The service `db`: its settings, and an empty database farebox."""
     settings: dict[str, str | int] = dict(re.findall(r"-c\n *- (\w+)=(\S+)", service("db")))
     settings["shared_buffers"] = "128MB"
+    settings["wal_compression"] = "off"  # the embedded server is built without lz4
     try:
         with farm.private("pg18", **settings) as server:
             server.create_database("farebox", tap=None)
