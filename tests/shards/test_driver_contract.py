@@ -47,6 +47,7 @@ _LEFT_OUT = {
         "test_a_server_killed_and_restarted_under_load_answers_everybody_sync": Reason(
             "test_lost_shards kills one of the servers"
         ),
+        "test_a_refused_connection_is_tried_three_times_and_then_told": ELSEWHERE,
         "test_sessions_ended_by_the_administrator_are_replaced": Reason(
             "what the shards were asked goes on without the router's session: the retry finds its ticket"
         ),

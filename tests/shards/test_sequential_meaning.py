@@ -11,7 +11,7 @@ from tests.core.support import stop_the_clock
 from tests.core.test_sequential_meaning import Batches, World, run_batches
 from tests.shards.support import RoutedDatabase
 
-_ELEMENTS_AT_LEAST = 1_000
+_ELEMENTS_AT_LEAST = 500
 
 
 def test_batches_mean_their_elements_one_after_the_other(db: RoutedDatabase) -> None:
