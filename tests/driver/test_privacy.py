@@ -61,7 +61,8 @@ class Everything:
 
 @pytest.fixture
 def everything(caplog: pytest.LogCaptureFixture) -> Iterator[Everything]:
-    with caplog.at_level(logging.DEBUG):
+    # The logger's own level too: a command that ran in this process may have set it.
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="farebox"):
         yield Everything(caplog)
 
 
