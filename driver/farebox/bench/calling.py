@@ -159,7 +159,8 @@ def steady(
         },
     )
     grown = Grown(place, place.dsn)
-    grown.fill(filled, client.connections)
+    if filled:
+        grown.fill(filled, client.connections)
     run = _Steady(place.dsn, client, grown.sellers, rate, seconds, tell)
     run_until_stopped(run.run())
     run.fill_in(report)
