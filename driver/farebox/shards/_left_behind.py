@@ -23,10 +23,12 @@ _DIGEST: Final = (
     "select count(*), coalesce(bit_xor(('x' || left(md5(row(t.id, t.company_id, t.route_id,"
     " t.payment_code_id, t.amount, t.created_at, t.commission_rate, t.monime_transaction_id,"
     " t.passenger_phone, t.monime_otp,"
-    " x.amount, x.commission, x.net_amount)::text), 16))::bit(64)), 0::bit(64))"
-    " from farebox.tickets as t {join} join farebox.transactions as x on x.ticket_id = t.id"
+    " {record})::text), 16))::bit(64)), 0::bit(64))"
+    " from farebox.tickets as t {join} farebox.transactions as x on x.ticket_id = t.id"
     " where t.id = any (%s)"
 )
+_WITH_RECORD: Final = _DIGEST.format(record="x.amount, x.commission, x.net_amount", join="join")
+_TICKET_ALONE: Final = _DIGEST.format(record="null", join="left join")
 
 
 def remove_left_behind(source: Connection, target: Connection, partition: int) -> Iterator[int]:
@@ -44,9 +46,9 @@ def remove_left_behind(source: Connection, target: Connection, partition: int) -
                 "select ticket_id from farebox.transactions where ticket_id = any (%s)", [ids]
             )
         ]
-        for some, join in ((recorded, ""), (sorted(set(ids) - set(recorded)), "left")):
+        for some, digest in ((recorded, _WITH_RECORD), (sorted(set(ids) - set(recorded)), _TICKET_ALONE)):
             if some:
-                _find(source, target, some, join)
+                _find(source, target, some, digest)
         removed += _delete_tickets(source, ids)
         yield removed
     after = ""
@@ -103,11 +105,8 @@ def _tickets(conn: Connection, companies: list[UUID]) -> list[UUID]:
     return [ticket for (ticket,) in rows]
 
 
-def _find(source: Connection, target: Connection, ids: list[UUID], join: str) -> None:
-    query = _DIGEST.format(join=join)
-    if join:  # without a record: only the ticket counts
-        query = query.replace("x.amount, x.commission, x.net_amount", "null")
-    here, there = (conn.execute(query.encode(), [ids]).fetchall()[0] for conn in (source, target))
+def _find(source: Connection, target: Connection, ids: list[UUID], digest: str) -> None:
+    here, there = (conn.execute(digest.encode(), [ids]).fetchall()[0] for conn in (source, target))
     if here != there:
         raise _missing(
             f"tickets or their records ({here[0]} on the source, {there[0]} of them on the target)"
