@@ -42,6 +42,7 @@
 \ir functions/_own_requests.sql
 \ir functions/_allocate_codes.sql
 \ir functions/_insert_tickets.sql
+\ir functions/_count_uses.sql
 \ir functions/_charge_codes.sql
 \ir functions/_judge_requests.sql
 \ir functions/_record_of.sql

@@ -97,14 +97,17 @@ drop function farebox._record_transactions(p_tickets farebox._ticket_request[], 
   int, out missing uuid[]);
 drop function farebox._record_of(p_ticket farebox.tickets);
 drop function farebox._judge_requests(p_requests farebox._ticket_request[], p_created int);
-drop function farebox._charge_codes(p_requests farebox._ticket_request[], p_all_created boolean);
+drop function farebox._charge_codes(p_codes uuid[], p_uses int[], p_is_spent boolean[]);
+drop function farebox._count_uses(p_requests farebox._ticket_request[], out codes uuid[], out uses int[], out
+  is_spent boolean[]);
 drop function farebox._insert_tickets(p_requests farebox._ticket_request[], p_now timestamptz, p_is_new
   boolean);
 drop function farebox._allocate_codes(p_requests farebox._ticket_request[], out requests
-  farebox._ticket_request[], out runs_out boolean, out winners int);
+  farebox._ticket_request[], out winners int);
 drop function farebox._own_requests(p_requests farebox._ticket_request[]);
-drop function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_now
-  timestamptz);
+drop function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_is_again
+  boolean, p_now timestamptz, out requests farebox._ticket_request[], out codes uuid[], out uses int[], out
+  runs_out boolean);
 drop function farebox._read_requests(p_batch json, p_is_clean boolean, out requests farebox._ticket_request[],
   out has_code boolean, out transaction_ids text[]);
 drop function farebox._batch_id();

@@ -654,37 +654,33 @@ reset role;
 
 -- [copy of db/functions/_look_up_codes.sql]
 -- Purpose: finds the payment codes that requests name, and judges them as they stand.
--- Parameters: p_requests in order; p_is_new, none of their payments had a ticket a moment ago; p_now.
+-- Parameters: p_requests in order; p_is_new, none of their payments had a ticket a moment ago; p_is_again, a first attempt was taken
+--   back: then payments without a code are looked up too, because it must be known how many tickets there will be; p_now.
 -- Returns: the requests, with the code or the reason why it cannot be charged; reason `known`: the payment has its ticket already.
+--   The codes and their uses, by id, if every candidate becomes a ticket; whether that is more than is left of one: see _allocate_codes.
 set role farebox_owner;
 
-create function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_now timestamptz)
-returns farebox._ticket_request[]
+create function farebox._look_up_codes(p_requests farebox._ticket_request[], p_is_new boolean, p_is_again boolean, p_now timestamptz,
+  out requests farebox._ticket_request[], out codes uuid[], out uses int[], out runs_out boolean)
 language plpgsql volatile security invoker
 as $$
-declare
-  v_requests farebox._ticket_request[];
 begin
   -- A batch names few codes, many times each: they are looked up once.
   with code as materialized (
     select d.payment_code, k.*
     from (select distinct r.payment_code from unnest(p_requests) as r where r.reason is null and r.payment_code is not null) as d
     cross join lateral (
-      select k.id, k.company_id, k.route_id, farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as refusal
+      select k.id, k.company_id, k.route_id, k.total_tickets - k.used_tickets as uses_left,
+        farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, p_now) as refusal
       from farebox.payment_codes as k where k.code = d.payment_code offset 0) as k
-  )
-  select
-    array_agg(row(
-      r.ordinal, r.given_id, r.transaction_id, r.company_id, r.route_id, r.passenger_phone, r.monime_otp, r.payment_code, r.code_id,
-      r.amount, r.commission_rate, r.reason, r.ticket_id)::farebox._ticket_request order by r.ordinal)
-  into v_requests
-  from (
+  ),
+  request as materialized (
     select
       r.ordinal, r.given_id, r.transaction_id, r.company_id, r.route_id, r.passenger_phone, r.monime_otp, r.payment_code,
-      k.id as code_id, r.amount, r.commission_rate, r.ticket_id,
+      k.id as code_id, k.uses_left, r.amount, r.commission_rate, r.ticket_id,
       case
         when r.reason is not null then r.reason
-        when not p_is_new
+        when not p_is_new and (p_is_again or r.payment_code is not null)
           and (select t.id from farebox.tickets as t where t.monime_transaction_id = r.transaction_id) is not null then 'known'
         when r.payment_code is null then null
         when k.id is null then 'code_not_found'
@@ -693,13 +689,32 @@ begin
       end as reason
     from unnest(p_requests) as r
     left join code as k on k.payment_code = r.payment_code and k.company_id = r.company_id
-    offset 0
-  ) as r;
-  return v_requests;
+  )
+  select judged.requests, demand.codes, demand.uses, coalesce(demand.runs_out, false)
+  into requests, codes, uses, runs_out
+  from (
+    select
+      array_agg(row(
+        r.ordinal, r.given_id, r.transaction_id, r.company_id, r.route_id, r.passenger_phone, r.monime_otp, r.payment_code, r.code_id,
+        r.amount, r.commission_rate, r.reason, r.ticket_id)::farebox._ticket_request order by r.ordinal) as requests
+    from request as r
+  ) as judged
+  cross join (
+    -- Repetitions of a payment count each: they would only lead to the careful way for nothing.
+    select
+      array_agg(d.code_id order by d.code_id) as codes, array_agg(d.uses order by d.code_id) as uses,
+      bool_or(d.uses > d.uses_left) as runs_out
+    from (
+      select r.code_id, count(*)::int as uses, min(r.uses_left) as uses_left
+      from request as r
+      where r.reason is null and r.code_id is not null
+      group by r.code_id
+    ) as d
+  ) as demand;
 end
 $$;
 
-comment on function farebox._look_up_codes(farebox._ticket_request[], boolean, timestamptz) is
+comment on function farebox._look_up_codes(farebox._ticket_request[], boolean, boolean, timestamptz) is
   'Internal: the payment codes that requests name, each judged as it stands';
 
 reset role;
@@ -720,14 +735,13 @@ comment on function farebox._own_requests(farebox._ticket_request[]) is 'Interna
 reset role;
 
 -- [copy of db/functions/_allocate_codes.sql]
--- Purpose: who gets the uses that are left of each code: the lowest ordinals, as if the elements came one after the other.
--- Parameters: p_requests in order.  Returns: the requests, those left without a use refused as code_exhausted;
---   whether a code may run out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
---   also how many payments get a ticket if none is lost.
+-- Purpose: who gets the uses that are left of codes that run out inside this batch: the lowest ordinals, as if the elements came one
+--   after the other.
+-- Parameters: p_requests in order.  Returns: the requests, those left without a use refused as code_exhausted; how many payments get
+--   a ticket if none is lost to another caller: a lost one would free a use for a refused one.
 set role farebox_owner;
 
-create function farebox._allocate_codes(
-  p_requests farebox._ticket_request[], out requests farebox._ticket_request[], out runs_out boolean, out winners int)
+create function farebox._allocate_codes(p_requests farebox._ticket_request[], out requests farebox._ticket_request[], out winners int)
 language plpgsql volatile security invoker
 as $$
 declare
@@ -739,22 +753,6 @@ declare
 begin
   requests := p_requests;
   winners := 0;
-
-  -- Where there is a use for each element, nothing hangs on the order. Repetitions of a payment count here too: they would
-  -- only lead to the careful way for nothing.
-  select coalesce(bool_or(d.demand > k.total_tickets - k.used_tickets), false)
-  into runs_out
-  from (
-    select r.payment_code_id, count(*) as demand
-    from unnest(p_requests) as r
-    where r.reason is null and r.payment_code_id is not null
-    group by r.payment_code_id
-  ) as d
-  cross join lateral (select k.* from farebox.payment_codes as k where k.id = d.payment_code_id offset 0) as k;
-
-  if not runs_out then
-    return;
-  end if;
 
   select
     array_agg(c.payment_no order by c.ordinal),
@@ -851,59 +849,75 @@ comment on function farebox._insert_tickets(farebox._ticket_request[], timestamp
 
 reset role;
 
--- [copy of db/functions/_charge_codes.sql]
--- Purpose: counts the tickets just written on their codes; the use that reaches total_tickets sets `expired` in the same update.
--- Parameters: p_requests; p_all_created, every candidate became a ticket.
--- Returns: false when a code, now that it is locked, is not as it was when its uses were given out: then all must be taken back.
--- Locks and writes: payment_codes (by id), one update a code.
+-- [copy of db/functions/_count_uses.sql]
+-- Purpose: the uses that tickets just written make of their codes, where not every candidate became one: repetitions, and what was lost to
+--   another caller.
+-- Parameters: p_requests, as their tickets were written.
+-- Returns: the codes, by id, the uses of each, and whether somebody was told that it is exhausted; nulls when there is nothing to charge.
 set role farebox_owner;
 
-create function farebox._charge_codes(p_requests farebox._ticket_request[], p_all_created boolean)
-returns boolean
+create function farebox._count_uses(p_requests farebox._ticket_request[], out codes uuid[], out uses int[], out is_spent boolean[])
 language plpgsql volatile security invoker
 as $$
-declare
-  v_codes uuid[];
-  v_uses int[];
-  v_is_spent boolean[];  -- somebody was told that it is exhausted: then these must be its last uses
-  v_now timestamptz;
-  v_charged int;
 begin
   select
     array_agg(c.payment_code_id order by c.payment_code_id), array_agg(c.uses order by c.payment_code_id),
     array_agg(c.is_spent order by c.payment_code_id)
-  into v_codes, v_uses, v_is_spent
+  into codes, uses, is_spent
   from (
     select r.payment_code_id, count(*) filter (where r.reason is null)::int as uses, bool_or(r.reason = 'code_exhausted') as is_spent
     from unnest(p_requests) as r
     where r.payment_code_id is not null and (r.reason = 'code_exhausted' or r.reason is null
-      -- Where not every candidate became a ticket: repetitions, and what was lost to another caller.
-      and (p_all_created or (select t.id from farebox.tickets as t where t.id = r.ticket_id) is not null))
+      and (select t.id from farebox.tickets as t where t.id = r.ticket_id) is not null)
     group by r.payment_code_id
   ) as c
   where c.uses > 0;
-  if v_codes is null then
+end
+$$;
+
+comment on function farebox._count_uses(farebox._ticket_request[]) is
+  'Internal: the uses that tickets just written make of their payment codes';
+
+reset role;
+
+-- [copy of db/functions/_charge_codes.sql]
+-- Purpose: counts the tickets just written on their codes; the use that reaches total_tickets sets `expired` in the same update.
+-- Parameters: p_codes, by id (null: none), and p_uses of each; p_is_spent, somebody was told that it is exhausted: then these must be
+--   its last uses (null: nobody was).
+-- Returns: false when a code, now that it is locked, is not as it was when its uses were given out: then all must be taken back.
+-- Locks and writes: payment_codes (by id), one update a code.
+set role farebox_owner;
+
+create function farebox._charge_codes(p_codes uuid[], p_uses int[], p_is_spent boolean[])
+returns boolean
+language plpgsql volatile security invoker
+as $$
+declare
+  v_now timestamptz;
+  v_charged int;
+begin
+  if p_codes is null then
     return true;
   end if;
 
-  perform from farebox.payment_codes as k where k.id = any (v_codes) order by k.id for no key update;
+  perform from farebox.payment_codes as k where k.id = any (p_codes) order by k.id for no key update;
   v_now := farebox._now();
   -- No join, whose plan would hang on statistics: the array of codes is in order, and width_bucket finds a code's place in it.
   update farebox.payment_codes as k
   set
-    used_tickets = k.used_tickets + v_uses[width_bucket(k.id, v_codes)],
-    status = case when k.used_tickets + v_uses[width_bucket(k.id, v_codes)] = k.total_tickets then 'expired' else k.status end
-  where k.id = any (v_codes)
+    used_tickets = k.used_tickets + p_uses[width_bucket(k.id, p_codes)],
+    status = case when k.used_tickets + p_uses[width_bucket(k.id, p_codes)] = k.total_tickets then 'expired' else k.status end
+  where k.id = any (p_codes)
     and farebox._code_refusal(k.status, k.used_tickets, k.total_tickets, k.expires_at, v_now) is null
-    and case when v_is_spent[width_bucket(k.id, v_codes)]
-      then v_uses[width_bucket(k.id, v_codes)] = k.total_tickets - k.used_tickets
-      else v_uses[width_bucket(k.id, v_codes)] <= k.total_tickets - k.used_tickets end;
+    and case when p_is_spent[width_bucket(k.id, p_codes)]
+      then p_uses[width_bucket(k.id, p_codes)] = k.total_tickets - k.used_tickets
+      else p_uses[width_bucket(k.id, p_codes)] <= k.total_tickets - k.used_tickets end;
   get diagnostics v_charged = row_count;
-  return v_charged = cardinality(v_codes);
+  return v_charged = cardinality(p_codes);
 end
 $$;
 
-comment on function farebox._charge_codes(farebox._ticket_request[], boolean) is
+comment on function farebox._charge_codes(uuid[], int[], boolean[]) is
   'Internal: counts the tickets just written on their payment codes, if these are still as they were';
 
 reset role;
@@ -1216,6 +1230,9 @@ declare
   v_requests farebox._ticket_request[];
   v_length int;
   v_codes record;
+  v_uses record;
+  v_winners int;
+  v_is_again boolean := false;
   v_created int;
   v_has_unapplied boolean;
   v_is_new boolean;
@@ -1280,16 +1297,23 @@ begin
     -- takes. So they are judged and given out as they stand before, and all is taken back and done anew where that was too much or,
     -- because of a ticket lost to another caller, too little. Each time somebody has committed in between: it comes to an end.
     loop
-      v_codes := farebox._allocate_codes(farebox._look_up_codes(v_requests, v_is_new, v_now));
+      v_codes := farebox._look_up_codes(v_requests, v_is_new, v_is_again, v_now);
+      if v_codes.runs_out then
+        select a.requests, a.winners into v_codes.requests, v_winners from farebox._allocate_codes(v_codes.requests) as a;
+      end if;
       begin
         v_created := farebox._insert_tickets(v_codes.requests, v_now, v_is_new);
         if v_created = v_length then
           v_missing := (farebox._record_transactions(v_codes.requests, v_now)).missing;
+          exit when farebox._charge_codes(v_codes.codes, v_codes.uses, null);
+        elsif not v_codes.runs_out or v_created = v_winners then
+          v_uses := farebox._count_uses(v_codes.requests);
+          exit when farebox._charge_codes(v_uses.codes, v_uses.uses, v_uses.is_spent);
         end if;
-        exit when (not v_codes.runs_out or v_created = v_codes.winners) and farebox._charge_codes(v_codes.requests, v_created = v_length);
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
         v_missing := null;
+        v_is_again := true;
         v_is_new := false;  -- so that payments lost to another caller are seen
         v_now := farebox._now();
       end;

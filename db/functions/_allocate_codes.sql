@@ -1,11 +1,10 @@
--- Purpose: who gets the uses that are left of each code: the lowest ordinals, as if the elements came one after the other.
--- Parameters: p_requests in order.  Returns: the requests, those left without a use refused as code_exhausted;
---   whether a code may run out inside this batch, so that a ticket lost to another caller would free a use for a refused one; then
---   also how many payments get a ticket if none is lost.
+-- Purpose: who gets the uses that are left of codes that run out inside this batch: the lowest ordinals, as if the elements came one
+--   after the other.
+-- Parameters: p_requests in order.  Returns: the requests, those left without a use refused as code_exhausted; how many payments get
+--   a ticket if none is lost to another caller: a lost one would free a use for a refused one.
 set role farebox_owner;
 
-create function farebox._allocate_codes(
-  p_requests farebox._ticket_request[], out requests farebox._ticket_request[], out runs_out boolean, out winners int)
+create function farebox._allocate_codes(p_requests farebox._ticket_request[], out requests farebox._ticket_request[], out winners int)
 language plpgsql volatile security invoker
 as $$
 declare
@@ -17,22 +16,6 @@ declare
 begin
   requests := p_requests;
   winners := 0;
-
-  -- Where there is a use for each element, nothing hangs on the order. Repetitions of a payment count here too: they would
-  -- only lead to the careful way for nothing.
-  select coalesce(bool_or(d.demand > k.total_tickets - k.used_tickets), false)
-  into runs_out
-  from (
-    select r.payment_code_id, count(*) as demand
-    from unnest(p_requests) as r
-    where r.reason is null and r.payment_code_id is not null
-    group by r.payment_code_id
-  ) as d
-  cross join lateral (select k.* from farebox.payment_codes as k where k.id = d.payment_code_id offset 0) as k;
-
-  if not runs_out then
-    return;
-  end if;
 
   select
     array_agg(c.payment_no order by c.ordinal),

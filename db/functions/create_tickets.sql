@@ -21,6 +21,9 @@ declare
   v_requests farebox._ticket_request[];
   v_length int;
   v_codes record;
+  v_uses record;
+  v_winners int;
+  v_is_again boolean := false;
   v_created int;
   v_has_unapplied boolean;
   v_is_new boolean;
@@ -85,16 +88,23 @@ begin
     -- takes. So they are judged and given out as they stand before, and all is taken back and done anew where that was too much or,
     -- because of a ticket lost to another caller, too little. Each time somebody has committed in between: it comes to an end.
     loop
-      v_codes := farebox._allocate_codes(farebox._look_up_codes(v_requests, v_is_new, v_now));
+      v_codes := farebox._look_up_codes(v_requests, v_is_new, v_is_again, v_now);
+      if v_codes.runs_out then
+        select a.requests, a.winners into v_codes.requests, v_winners from farebox._allocate_codes(v_codes.requests) as a;
+      end if;
       begin
         v_created := farebox._insert_tickets(v_codes.requests, v_now, v_is_new);
         if v_created = v_length then
           v_missing := (farebox._record_transactions(v_codes.requests, v_now)).missing;
+          exit when farebox._charge_codes(v_codes.codes, v_codes.uses, null);
+        elsif not v_codes.runs_out or v_created = v_winners then
+          v_uses := farebox._count_uses(v_codes.requests);
+          exit when farebox._charge_codes(v_uses.codes, v_uses.uses, v_uses.is_spent);
         end if;
-        exit when (not v_codes.runs_out or v_created = v_codes.winners) and farebox._charge_codes(v_codes.requests, v_created = v_length);
         raise exception using errcode = 'TK000', message = 'another caller was faster';
       exception when sqlstate 'TK000' then
         v_missing := null;
+        v_is_again := true;
         v_is_new := false;  -- so that payments lost to another caller are seen
         v_now := farebox._now();
       end;

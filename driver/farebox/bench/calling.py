@@ -23,9 +23,8 @@ _COMPANIES: Final = 10
 _WINDOWS: Final = 6
 _PATIENCE_SECONDS: Final = 300.0
 
-_SIZES: Final = """
-select pg_total_relation_size('farebox.tickets') + pg_total_relation_size('farebox.transactions'),
-       (select count(*) from farebox.tickets)
+_SIZE: Final = """
+select pg_total_relation_size('farebox.tickets') + pg_total_relation_size('farebox.transactions')
 """
 _DEAD: Final = """
 select coalesce(sum(n_dead_tup), 0)::bigint from pg_stat_user_tables
@@ -161,30 +160,37 @@ def steady(
     grown = Grown(place, place.dsn)
     if filled:
         grown.fill(filled, client.connections)
-    run = _Steady(place.dsn, client, grown.sellers, rate, seconds, tell)
+    run = _Steady(place.dsn, client, grown.sellers, rate, seconds, filled, tell)
     run_until_stopped(run.run())
     run.fill_in(report)
     with connect(place.dsn) as conn:
-        [(size, tickets)] = conn.execute(_SIZES).fetchall()
         [(dead,)] = conn.execute(_DEAD).fetchall()
     report.facts["bytes a ticket, after a sixth and at the end"] = [
         run.size_after_sixth,
-        round(size / tickets),
+        run.bytes_a_ticket(),
     ]
     report.facts["dead rows of tickets and transactions"] = dead
-    report.verify(place.dsn, tickets=filled + run.answers.counts["created"] + run.warm.counts["created"])
+    report.verify(place.dsn, tickets=run.tickets)
     return report
 
 
 class _Steady:
     def __init__(
-        self, dsn: str, client: Client, sellers: Sequence[Seller], rate: float, seconds: float, tell: Tell
+        self,
+        dsn: str,
+        client: Client,
+        sellers: Sequence[Seller],
+        rate: float,
+        seconds: float,
+        filled: int,
+        tell: Tell,
     ) -> None:
         self._dsn = dsn
         self._client = client
         self._sellers = sellers
         self._rate = rate
         self._count = max(round(rate * seconds), 1)
+        self._filled = filled
         self._tell = tell
         self.warm = _Answers()
         self.answers = _Answers()
@@ -203,6 +209,7 @@ class _Steady:
             start = time.perf_counter() + 0.05
             calls: set[asyncio.Task[None]] = set()
             payments = self._payments()
+            looking: asyncio.Task[None] | None = None
             for number in range(self._count):
                 due = start + number / self._rate
                 if (early := due - time.perf_counter()) > 0:
@@ -218,9 +225,11 @@ class _Steady:
                     self.backlog.append(self.waiting)
                     self._tell(number)
                 if number == self._count // _WINDOWS:
-                    self.size_after_sixth = await asyncio.to_thread(self._bytes_a_ticket)
+                    looking = asyncio.create_task(self._look_at_size())
             await asyncio.gather(*calls)
             self.took = time.perf_counter() - start
+            if looking is not None:
+                await looking
 
     def _payments(self) -> Iterator[Payment]:
         while True:
@@ -235,10 +244,20 @@ class _Steady:
         self.parts[number * _WINDOWS // self._count].record(took)
         self.answered[int(due + took - start)] += 1
 
-    def _bytes_a_ticket(self) -> int:
+    async def _look_at_size(self) -> None:
+        """Beside the calls, none of which waits for it."""
+        self.size_after_sixth = await asyncio.to_thread(self.bytes_a_ticket)
+
+    @property
+    def tickets(self) -> int:
+        """How many there are by now."""
+        return self._filled + self.warm.counts["created"] + self.answers.counts["created"]
+
+    def bytes_a_ticket(self) -> int:
+        """What the two tables and their indexes take. No count(*): that would be a load of its own."""
         with connect(self._dsn) as conn:
-            [(size, tickets)] = conn.execute(_SIZES).fetchall()
-        return int(size) // int(tickets)
+            [(size,)] = conn.execute(_SIZE).fetchall()
+        return int(size) // self.tickets
 
     def fill_in(self, report: Report) -> None:
         report.lines.append(Line(f"asked for {self._rate:g} a second", [self._count / self.took]))

@@ -81,7 +81,7 @@ def _both(batch: Sequence[Payment]) -> tuple[str, str]:
     tickets: list[str] = []
     records: list[str] = []
     for p in batch:
-        ticket = _uuid_v7()
+        ticket = uuid_v7()
         tickets.append(
             f"{ticket}\t{p['company_id']}\t{p['route_id']}\t{p['amount']}\t{now}\t0.05\t"
             f"{p['monime_transaction_id']}\t{p['passenger_phone']}\t{p['monime_otp']}\n"
@@ -96,13 +96,14 @@ def _both(batch: Sequence[Payment]) -> tuple[str, str]:
 def _lean(batch: Sequence[Payment]) -> str:
     now = datetime.now(UTC).isoformat()
     return "".join(
-        f"{_uuid_v7()}\t{p['company_id']}\t{p['route_id']}\t{p['passenger_phone']}\t"
+        f"{uuid_v7()}\t{p['company_id']}\t{p['route_id']}\t{p['passenger_phone']}\t"
         f"{p['monime_transaction_id']}\t{p['monime_otp']}\t{p['amount']}\t{now}\n"
         for p in batch
     )
 
 
-def _uuid_v7() -> uuid.UUID:
+def uuid_v7() -> uuid.UUID:
+    """A time-ordered id, as the database makes them."""
     return uuid.UUID(
         int=(time.time_ns() // 10**6 << 80)
         | (7 << 76)

@@ -19,7 +19,7 @@ Point = tuple[float, float]
 _SETTINGS: Final = (
     *("fsync", "full_page_writes", "synchronous_commit", "wal_sync_method", "wal_compression"),
     *("shared_buffers", "wal_buffers", "max_wal_size", "checkpoint_timeout", "commit_delay"),
-    *("autovacuum", "jit", "random_page_cost", "max_connections", "data_checksums"),
+    *("backend_flush_after", "autovacuum", "jit", "random_page_cost", "max_connections", "data_checksums"),
 )
 
 
