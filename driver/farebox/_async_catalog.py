@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -100,11 +102,15 @@ class AsyncCatalog(AsyncPart):
         batch: Iterable[Request | Mapping[str, Any]],
         strict: bool | None,
     ) -> list[CatalogOutcome]:
-        elements = list(batch)
+        given = list(batch)
+        elements = list(map(_with_id, given)) if model in (CompanyRequest, RouteRequest) else given
         payload = encode_many(model, elements, strict=self.strict(strict))
         core = self._live()
         outcomes = await core.primary.run(call, (payload,), self._patience, part=Part(len(elements)))
         core.catalog.forget("*")
+        for number, outcome in enumerate(outcomes):
+            if not outcome.ok and elements[number] is not given[number]:
+                outcomes[number] = outcome.model_copy(update={"id": None})  # ours: nobody has it
         return outcomes
 
     async def _look_up(self, call: Call[R], arguments: Sequence[UUID | str], fresh: bool) -> R | None:
@@ -116,3 +122,18 @@ class AsyncCatalog(AsyncPart):
 
         key = (str(arguments[0]), call.function, *map(str, arguments[1:]))
         return await core.catalog.look_up(key, fetch, fresh=fresh)
+
+
+def _with_id(element: Request | Mapping[str, Any]) -> Request | Mapping[str, Any]:
+    """With an id, if it has none: a second try must find what the first one added, not add it again."""
+    if isinstance(element, CompanyRequest | RouteRequest):
+        return element if element.id is not None else element.model_copy(update={"id": _new_id()})
+    if isinstance(element, Mapping) and element.get("id") is None:
+        return {**element, "id": _new_id()}
+    return element
+
+
+def _new_id() -> UUID:
+    """A UUID as the database makes them: version 7, in the order of time."""
+    time_and_version = time.time_ns() // 1_000_000 << 16 | 7 << 12 | secrets.randbits(12)
+    return UUID(int=time_and_version << 64 | 2 << 62 | secrets.randbits(62))

@@ -20,7 +20,7 @@ from farebox._dsn import Target
 from farebox._queue import Patience
 from farebox._wire import connect, is_pooled
 from farebox.errors import map_error
-from farebox.events import Observer
+from farebox.events import Change, Observer
 
 T = TypeVar("T")
 
@@ -114,12 +114,18 @@ class Catalog:
                     failures = 0
                     self.forget("*")  # What changed before now was announced to nobody.
                     self.listening = True
+                    self._observer.connection("opened", self._target)
                     async for notice in listener.notifies():
                         self.forget(notice.payload)
             except psycopg.Error as error:
                 failures += 1
                 if failures == 1:
-                    self._observer.connection("lost", self._target, map_error(error))
+                    what: Change = "lost" if self.listening else "refused"
+                    self._observer.connection(what, self._target, map_error(error))
+            except asyncio.CancelledError:
+                if self.listening:
+                    self._observer.connection("closed", self._target)
+                raise
             finally:
                 self.listening = False
             self.forget("*")

@@ -61,6 +61,8 @@ class Line:
                     admitted = True
                 except FareboxError as error:
                     caller.fail(error)
+                except Exception as error:  # the application's, from a mapping of its own making
+                    caller.set_exception(error)
         return admitted
 
     def next(self, *, any_size: bool) -> Unit | None:

@@ -8,6 +8,7 @@ about now and then all the same.
 from __future__ import annotations
 
 import asyncio
+import copy
 from contextlib import suppress
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from farebox._scheduler import Scheduler
 from farebox._wire import connect, is_pooled
 from farebox.encoding import join
 from farebox.errors import ClosedError, FareboxError, TransientError, map_error
-from farebox.events import Observer
+from farebox.events import Change, Observer
 from farebox.models import TicketOutcome
 from farebox.queue_calls import LISTEN_FOR_OUTCOMES, QUEUED_OUTCOMES
 
@@ -130,7 +131,7 @@ class Outcomes:
             waiting = self._waiting.pop(queue_id, None)
             for future in waiting.futures if waiting is not None else ():
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(copy.copy(error))
 
     async def _listen(self) -> None:
         failures = 0
@@ -143,6 +144,7 @@ class Outcomes:
                 await connection.execute(LISTEN_FOR_OUTCOMES)
                 failures = 0
                 self._listening = True
+                self._observer.connection("opened", self._target)
                 self._ask_about(*self._waiting)  # What was settled before now was told to nobody.
                 async for notice in connection.notifies():
                     told = [int(number) for number in notice.payload.split(",") if number.isdigit()]
@@ -150,7 +152,12 @@ class Outcomes:
             except psycopg.Error as error:
                 failures += 1
                 if failures == 1:
-                    self._observer.connection("lost", self._target, map_error(error))
+                    what: Change = "lost" if self._listening else "refused"
+                    self._observer.connection(what, self._target, map_error(error))
+            except asyncio.CancelledError:
+                if self._listening:
+                    self._observer.connection("closed", self._target)
+                raise
             finally:
                 self._listening = False
                 if connection is not None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from farebox._rows import Rows, renumber
 from farebox.calls import Call
 from farebox.encoding import dump_one, join, split
-from farebox.errors import DatabaseError, DataError, FareboxError, TransientError
+from farebox.errors import DatabaseError, DataError, FareboxError, TransientError, UsageError
 from farebox.models import TicketRequest
 
 # A batch of 1 MB requests must not grow to a gigabyte; PostgreSQL takes no more in one value.
@@ -39,6 +39,11 @@ class Patience:
     attempts: int = 3
     backoff: float = 0.1
     backoff_limit: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and math.isnan(self.timeout):
+            # No clock passes it, and an event loop whose timers it is among does not rest any more.
+            raise UsageError("timeout is not a number")
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
@@ -260,11 +265,14 @@ class Unit:
         return [self.again(self.callers[:middle]), self.again(self.callers[middle:])]
 
     def may_be_split(self, error: FareboxError) -> bool:
-        """Whether `error` may be the fault of one element; a statement time-out would only be repeated."""
+        """Whether `error` may be the fault of one element; a statement time-out would only be repeated.
+
+        Ready-made JSON that is two elements, or none, spoils the answer of its whole batch: asked again, the
+        others find their tickets.
+        """
         return (
             len(self.callers) > 1
             and isinstance(error, DataError | DatabaseError)
-            and error.sqlstate is not None
             and error.sqlstate != "57014"
         )
 

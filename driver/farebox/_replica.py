@@ -49,8 +49,9 @@ class Reader:
         patience = replace(
             self._patience, attempts=1, timeout=None if timeout is None else timeout * _SHARE_OF_TIME
         )
+        # Not the replica's fault if the primary cannot tell: others can read there all the same.
+        position = await self._own_writes() if consistency == "own_writes" else None
         try:
-            position = await self._own_writes() if consistency == "own_writes" else None
             return await self._when_replayed(replica, call, parameters, patience, position)
         except NotReplayedError:
             pass

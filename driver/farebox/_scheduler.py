@@ -166,6 +166,7 @@ class Scheduler:
         """Disconnect after the event loop was closed."""
         for lane in self._links:
             lane.abandon()
+            self._observer.connection("closed", self._target)
 
     def _expire(self, caller: Caller) -> None:
         self._read_all()
@@ -283,13 +284,16 @@ class Scheduler:
         self._deadlines.tidy()
 
     def _failed(self, unit: Unit, error: FareboxError) -> None:
-        if unit.may_be_split(error):
+        to_be_split = unit.may_be_split(error)
+        if self._closed:
+            # Whose fault it was nobody will find out any more: it must not be told to all of them.
+            closed = ClosedError("the client was closed before the call succeeded", hint=_AGAIN)
+            for caller in unit.callers:
+                caller.fail(closed if to_be_split else error)
+            return
+        if to_be_split:
             for half in unit.halves():
                 self._enqueue(half)
-            return
-        if self._closed:
-            for caller in unit.callers:
-                caller.fail(error)
             return
         retry = unit.to_retry(error, self._loop.time(), self._patience)
         if retry is not None:
@@ -308,8 +312,11 @@ class Scheduler:
     # -- connections --------------------------------------------------------------------------------------
 
     def _on_change(self, lane: Lane) -> None:
-        if lane.lost and self._links.pop(lane, None) is not None and not self._closed:
-            self._observer.connection("lost", self._target, lane.why)
+        if lane.lost and self._links.pop(lane, None) is not None:
+            if self._closed:
+                self._observer.connection("closed", self._target)
+            else:
+                self._observer.connection("lost", self._target, lane.why)
         if self._quiet is not None and not self._quiet.done() and not any(x.in_flight for x in self._links):
             self._quiet.set_result(None)
         self._wake()

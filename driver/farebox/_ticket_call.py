@@ -18,6 +18,8 @@ from farebox.models import TicketOutcome
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _Future = asyncio.Future[Any]
+_blocking: Any = vars(asyncio.Future)["_asyncio_future_blocking"]
+_get_blocking, _set_blocking = _blocking.__get__, _blocking.__set__
 
 
 class Seller(Protocol):
@@ -28,63 +30,22 @@ class Seller(Protocol):
         ...
 
 
-class TicketCall(Caller, Coroutine[Any, Any, TicketOutcome]):
-    """What the coroutine of an `async def` would be, for less.
+class TicketCall(Caller):
+    """What has begun: a future, and still enough of a coroutine for a task that was made of it.
 
-    Like that it does nothing until somebody waits for it, can be made a task of, and tells when it was
-    forgotten. But `await`, `gather`, `wait_for` and whatever else takes futures too find one: they wait for
-    it as it is, where for a coroutine they need a task, with a context and a step in the loop's queue. Of
-    fifty thousand calls at once these are most of what the client spends, and nearly all of what Python walks
-    when it looks for cycles.
+    A task sends None, waits for what comes, and sends None again.
     """
 
     __slots__ = ("_seller", "patience", "strict")
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        seller: Seller,
-        ticket: Any,
-        *,
-        strict: bool | None,
-        patience: Patience,
-    ) -> None:
-        self._seller: Seller | None = seller  # until it begins
-        self.strict = strict
-        self.patience = patience
-        super().__init__(loop, ticket=ticket)
-
-    # -- as a future: whoever waits adds a callback -------------------------------------------------------
-
-    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
-        """Begin, if this is the first who waits."""
-        if self._seller is not None:
-            self._begin()
-        _Future.add_done_callback(self, fn, context=context)
-
-    def _begin(self) -> None:
-        seller, self._seller = self._seller, None
-        if seller is None or self.done():
-            return
-        try:
-            seller.begin(self)
-        except FareboxError as error:
-            self.fail(error)
-        except Exception as error:  # the application's, from a mapping of its own making
-            self.set_exception(error)
+    _seller: Seller | None  # until it begins
+    patience: Patience
+    strict: bool | None
 
     def succeed(self, result: object) -> None:
         """As any caller; but a task keeps what it has run, and need not keep the request."""
         self.payload = b""
         super().succeed(result)
-
-    def __del__(self) -> None:
-        if self._seller is not None and not self.done():
-            text = "a call of create_ticket was never awaited"
-            warnings.warn(text, RuntimeWarning, stacklevel=2, source=self)
-        _Future.__del__(self)
-
-    # -- as a coroutine: a task sends None, waits for what comes, and sends None again --------------------
 
     cr_running = False
     cr_frame = None
@@ -103,13 +64,89 @@ class TicketCall(Caller, Coroutine[Any, Any, TicketOutcome]):
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> Any:
         """Whoever waited does not any more."""
-        self.close()
+        self.cancel()
         error: BaseException = typ() if val is None and isinstance(typ, type) else val or typ
         raise error if tb is None else error.with_traceback(tb)
+
+    def __getattr__(self, name: str) -> Any:
+        # A method of the class would make it a coroutine to asyncio, and `asyncio.wait` refuses those.
+        if name == "close":
+            return self.cancel
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
+    """What the coroutine of an `async def` would be, for less.
+
+    Like that it does nothing until somebody waits for it, can be made a task of, and tells when it was
+    forgotten. But `await`, `gather`, `wait_for` and whatever else takes futures too find one: they wait for
+    it as it is, where for a coroutine they need a task, with a context and a step in the loop's queue. Of
+    fifty thousand calls at once these are most of what the client spends, and nearly all of what Python walks
+    when it looks for cycles.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seller: Seller,
+        ticket: Any,
+        *,
+        strict: bool | None,
+        patience: Patience,
+    ) -> None:
+        self._seller = seller
+        self.strict = strict
+        self.patience = patience
+        super().__init__(loop, ticket=ticket)
+
+    @property
+    def _asyncio_future_blocking(self) -> bool:
+        # Whoever takes coroutines and futures asks for it, to know a future, and for a coroutine would
+        # begin a task: `ensure_future` does nothing else.
+        blocking: bool = _get_blocking(self)
+        self._begin()
+        return blocking
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, value: bool) -> None:
+        _set_blocking(self, value)
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
+        """Begin: somebody waits."""
+        self._begin()
+        _Future.add_done_callback(self, fn, context=context)
 
     def close(self) -> None:
         """Forget it."""
         self.cancel()
+
+    def __del__(self) -> None:
+        if self._seller is not None and not self.done():
+            text = "a call of create_ticket was never awaited"
+            warnings.warn(text, RuntimeWarning, stacklevel=2, source=self)
+        _Future.__del__(self)
+
+    def _begin(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # `run_until_complete` looks before it runs
+            self.get_loop().call_soon_threadsafe(self._begin)
+            return
+        seller, self._seller = self._seller, None
+        if seller is None or self.done():
+            return
+        self.__class__ = TicketCall  # type: ignore[assignment]
+        if loop is not self.get_loop():
+            # A coroutine belongs to no loop before it runs: it may have been made beside the one it is for.
+            _Future.__init__(self, loop=loop)
+        try:
+            seller.begin(self)
+        except FareboxError as error:
+            self.fail(error)
+        except Exception as error:  # the application's, from a mapping of its own making
+            self.set_exception(error)
 
 
 def coroutine_function(function: F) -> F:
@@ -119,6 +156,7 @@ def coroutine_function(function: F) -> F:
     """
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
-    # What `asyncio.iscoroutinefunction` looks for, and all there is before 3.12.
-    vars(function)["_is_coroutine"] = vars(asyncio.coroutines)["_is_coroutine"]
+    # All that is asked before 3.12. It changes nothing else: what makes a coroutine there is an instruction.
+    code = function.__code__
+    function.__code__ = code.replace(co_flags=code.co_flags | inspect.CO_COROUTINE)
     return function

@@ -23,7 +23,7 @@ from farebox._async_queue import AsyncQueue
 from farebox._bulk import Chunk, Chunker, TicketInput, Window
 from farebox._core import Core, Targets
 from farebox._queue import Part, Patience
-from farebox._ticket_call import TicketCall, coroutine_function
+from farebox._ticket_call import TicketCall, TicketCoroutine, coroutine_function
 from farebox.calls import Call
 from farebox.encoding import check_one, to_parameter
 from farebox.errors import ClosedError, UsageError
@@ -294,15 +294,13 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return self._create_there(ticket, strict, patience)
-        if self._core is not None and self._core.loop is not loop:
-            return self._create_there(ticket, strict, patience)
-        return TicketCall(loop, self, ticket, strict=strict, patience=patience)
+        return TicketCoroutine(loop, self, ticket, strict=strict, patience=patience)
 
     async def _create_there(
         self, ticket: TicketInput, strict: bool | None, patience: Patience
     ) -> TicketOutcome:
-        """For a call that is made outside the event loop which is to run it, as `asyncio.run` has it."""
-        call = TicketCall(asyncio.get_running_loop(), self, ticket, strict=strict, patience=patience)
+        """For a call that is made before there is an event loop to run it, as `asyncio.run` has it."""
+        call = TicketCoroutine(asyncio.get_running_loop(), self, ticket, strict=strict, patience=patience)
         outcome: TicketOutcome = await call
         return outcome
 

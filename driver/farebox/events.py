@@ -18,6 +18,8 @@ from farebox.models import TicketOutcome
 
 log = logging.getLogger("farebox")
 
+Change = Literal["opened", "lost", "refused", "closed"]
+
 
 @dataclass(frozen=True, slots=True)
 class BatchEvent:
@@ -52,9 +54,9 @@ class RetryEvent:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEvent:
-    """A connection was opened, lost or refused; `target` has no password."""
+    """A connection was opened, lost, refused or (by the client) closed; `target` has no password."""
 
-    what: Literal["opened", "lost", "refused"]
+    what: Change
     target: str
     error: str | None = None
 
@@ -143,9 +145,7 @@ class Observer:
             size,
         )
 
-    def connection(
-        self, what: Literal["opened", "lost", "refused"], target: object, error: FareboxError | None = None
-    ) -> None:
+    def connection(self, what: Change, target: object, error: FareboxError | None = None) -> None:
         """A connection came or went."""
         event = ConnectionEvent(what, str(target), None if error is None else name(error))
         if error is None:
@@ -155,8 +155,10 @@ class Observer:
 
     def _tell(self, event: Event, level: int, message: str, *arguments: object) -> None:
         if log.isEnabledFor(level):
-            kind = type(event).__name__.removesuffix("Event").lower()
-            log.log(level, message, *arguments, extra={"farebox": {"event": kind} | asdict(event)})
+            fields = {"event": type(event).__name__.removesuffix("Event").lower()} | asdict(event)
+            if isinstance(event, BatchEvent):
+                fields["outcomes"] = dict(event.outcomes)  # `asdict` counts the items of a `Counter`
+            log.log(level, message, *arguments, extra={"farebox": fields})
         if self._hook is not None:
             try:
                 self._hook(event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from farebox._queue import Patience
@@ -78,7 +78,7 @@ class Settings:
     """Seconds before the second try, doubled for each further one; a random share of it is waited."""
     prepared_statements: bool | None = None
     """None: wherever no pooler is in between. True suits PgBouncer from 1.21, max_prepared_statements > 0."""
-    read_dsn: str | None = None
+    read_dsn: str | None = field(default=None, repr=False)
     """Replicas for reads, one host or several; the primary stands in for them."""
     read_connections: int = 2
     """At most so many to the replicas."""
@@ -90,7 +90,7 @@ class Settings:
     """Seconds that look-ups are cached at most (0: not at all)."""
     catalog_size: int = 10_000
     """Look-ups cached at most."""
-    listen_dsn: str | None = None
+    listen_dsn: str | None = field(default=None, repr=False)
     """Where to listen for changes of the catalog when `dsn` goes through a pooler."""
     on_event: Hook | None = None
     """Called with each `farebox.events.Event`, on the client's event loop: be quick."""
@@ -99,7 +99,9 @@ class Settings:
         for name in _AT_LEAST_1 + _AT_LEAST_0:
             least = 1 if name in _AT_LEAST_1 else 0
             value: float | None = getattr(self, name)
-            if value is not None and not value >= least:
+            if value is None and name == "timeout":
+                continue
+            if value is None or not value >= least:
                 raise ConfigurationError(f"{name} must be at least {least}")
         if self.max_batch > 10_000:
             raise ConfigurationError(

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 from uuid import UUID
 
 from farebox import _fork
@@ -43,6 +43,8 @@ from farebox.options import Consistency, Options
 
 T = TypeVar("T")
 
+_LAST_TURNS_SECONDS: Final = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
@@ -67,6 +69,9 @@ class _Engine:
         try:
             await front.close(grace)
             rest = asyncio.all_tasks() - {asyncio.current_task()}
+            if rest:
+                # Calls have their answers by now, and only need a turn of the loop to tell their threads.
+                await asyncio.wait(rest, timeout=_LAST_TURNS_SECONDS)
             for task in rest:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from farebox import AsyncFarebox, TransientError
-from farebox.events import BatchEvent, Event
+from farebox.events import BatchEvent, ConnectionEvent, Event
 from tests.driver.conftest import Call, Shop
 from tests.driver.pooler import pooled
 from tests.support.proxy import Proxy, proxy_to
@@ -166,8 +167,9 @@ def proxy(shop: Shop) -> Iterator[Proxy]:
 
 async def test_what_changed_while_the_listener_was_away_is_not_believed(shop: Shop, proxy: Proxy) -> None:
     """Seen to fail with a listener that believes what was cached before it came back."""
+    events: list[Event] = []
     async with AsyncFarebox(
-        shop.dsn, listen_dsn=proxy.dsn(shop.dsn), catalog_ttl=3600, backoff=0.001
+        shop.dsn, listen_dsn=proxy.dsn(shop.dsn), catalog_ttl=3600, backoff=0.001, on_event=events.append
     ) as farebox:
         await farebox.get_company(shop.company)
         await listening(farebox)
@@ -182,6 +184,9 @@ async def test_what_changed_while_the_listener_was_away_is_not_believed(shop: Sh
         await until_known(farebox, shop, "Renamed once more")
         rename(shop, "And again")
         await until_known(farebox, shop, "And again")
+    # Who counts connections arrives at none: the pool's, and the two that the listener has had.
+    seen = Counter(event.what for event in events if isinstance(event, ConnectionEvent))
+    assert seen["opened"] == seen["lost"] + seen["closed"] >= 3
 
 
 async def test_an_answer_overtaken_by_a_change_is_not_kept(shop: Shop) -> None:

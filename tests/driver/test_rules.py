@@ -6,8 +6,10 @@ import asyncio
 import copy
 import logging
 import pickle
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, cast, get_args
+from unittest import mock
 from uuid import UUID, uuid4
 
 import psycopg
@@ -31,6 +33,7 @@ from farebox import (
     UsageError,
     calls,
 )
+from farebox._line import Line
 from farebox._queue import MAX_BATCH_BYTES, Caller, Part, Patience, Share, Unit
 from farebox._rows import Rows
 from farebox.encoding import encode_many, encode_one
@@ -250,6 +253,35 @@ def test_outcomes_are_what_pydantic_makes_of_the_row(row: tuple[Any, ...]) -> No
             outcome.ordinal = 5  # type: ignore[misc]
 
 
+class _Broken(Mapping[str, Any]):
+    """A mapping of the application's own."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("the row is gone")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PAYMENT)
+
+    def __len__(self) -> int:
+        return len(PAYMENT)
+
+
+async def test_a_ticket_that_cannot_be_read_any_more_when_its_turn_comes_is_its_callers_error() -> None:
+    """Seen to fail: the caller waited for ever, and so did those behind it."""
+    loop = asyncio.get_running_loop()
+    share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
+    line = Line([share], places=1)
+    callers = [Caller(loop, ticket=ticket) for ticket in (PAYMENT, _Broken(), PAYMENT)]
+    for caller in callers:
+        caller.way = share
+        line.enter(caller)
+    assert line.next(any_size=True)
+    line.admit()
+    with pytest.raises(RuntimeError, match="the row is gone"):
+        await callers[1]
+    assert list(share.waiting) == [callers[2]]
+
+
 async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
     share = Share(calls.CREATE_TICKETS, calls.CREATE_TICKET, 100)
     loop = asyncio.get_running_loop()
@@ -273,11 +305,22 @@ async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
         {"attempts": 0},
         {"timeout": -1.0},
         {"catalog_ttl": float("nan")},
+        cast("Options", {"connections": None}),
     ],
 )
 def test_options_out_of_range_are_refused(wrong: Options) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         Settings(**wrong)
+
+
+def test_a_time_out_that_no_clock_passes_is_refused() -> None:
+    """Seen to fail: the event loop never sleeps again."""
+    with pytest.raises(UsageError, match="not a number"):
+        Patience(timeout=float("nan"))
+
+
+def test_settings_show_no_password() -> None:
+    assert "secret" not in repr(Settings(read_dsn="password=secret", listen_dsn="password=secret"))
 
 
 def test_options_have_one_list() -> None:
@@ -296,11 +339,13 @@ def test_a_hook_that_raises_is_told_of_and_harms_nobody(caplog: pytest.LogCaptur
 
 def test_log_records_carry_their_fields(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="farebox"):
-        Observer(None).batch("somewhere", "create_tickets", 2, 1, 0.001, 0.002, [], None)
+        outcomes = [mock.Mock(outcome="created"), mock.Mock(outcome="created")]
+        Observer(None).batch("somewhere", "create_tickets", 2, 1, 0.001, 0.002, outcomes, None)
     [record] = caplog.records
     fields = vars(record)["farebox"]
     assert (fields["event"], fields["function"], fields["size"]) == ("batch", "create_tickets", 2)
     assert set(fields) == {"event", *BatchEvent.__dataclass_fields__}
+    assert fields["outcomes"] == {"created": 2}
 
 
 def test_every_call_of_the_driver_is_a_function_of_the_schema_with_named_arguments() -> None:

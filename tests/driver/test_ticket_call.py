@@ -39,6 +39,12 @@ async def _gathered(call: Call) -> TicketOutcome:
     return outcome
 
 
+async def _waited_for(call: Call) -> TicketOutcome:
+    future = asyncio.ensure_future(call)
+    await asyncio.wait([future])
+    return future.result()
+
+
 class _Delegating:
     """What awaits by hand, as the `__await__` of a wrapper does."""
 
@@ -59,6 +65,7 @@ WAYS: list[Way] = [
     _first_completed,
     _gathered,
     _delegated,
+    _waited_for,
     asyncio.create_task,
     asyncio.ensure_future,
     asyncio.shield,
@@ -86,9 +93,14 @@ def test_it_can_be_made_before_there_is_a_loop(shop: Shop) -> None:
     async def close() -> None:
         await farebox.close()
 
+    async def made() -> list[Call]:
+        return [farebox.create_ticket(shop.payment())]
+
     with asyncio.Runner() as runner:
         assert runner.run(farebox.create_ticket(shop.payment())).outcome == "created"
         assert runner.get_loop().run_until_complete(farebox.create_ticket(shop.payment())).ok
+        [call] = runner.run(made())
+        assert runner.get_loop().run_until_complete(call).ok
         runner.run(close())
 
 
@@ -105,6 +117,32 @@ async def test_a_call_made_beside_the_clients_loop_is_run_by_it(shop: Shop) -> N
             return await asyncio.wrap_future(future)
 
         assert (await asyncio.to_thread(asyncio.run, elsewhere())).outcome == "created"
+    shop.assert_sound(2)
+
+
+async def test_a_call_made_beside_a_loop_that_has_not_been_used_yet_is_run_there(shop: Shop) -> None:
+    """Seen to fail with calls that belong to the loop they are made on: `attached to a different loop`."""
+    farebox = AsyncFarebox(shop.dsn)
+    call = farebox.create_ticket(shop.payment())
+
+    async def there() -> TicketOutcome:
+        async with farebox:
+            return await call
+
+    assert (await asyncio.to_thread(asyncio.run, there())).outcome == "created"
+    farebox = AsyncFarebox(shop.dsn)
+    assert (await asyncio.to_thread(asyncio.run, farebox.create_ticket(shop.payment()))).outcome == "created"
+    await farebox.close()
+
+
+async def test_in_the_background_it_begins_without_being_awaited(shop: Shop) -> None:
+    """Seen to fail with calls that begin when somebody adds a callback: `ensure_future` adds none."""
+    async with AsyncFarebox(shop.dsn) as farebox:
+        future = asyncio.ensure_future(farebox.create_ticket(shop.payment()))
+        call = farebox.create_ticket(shop.payment())
+        assert (await call).outcome == "created"
+        assert future.done()
+        call.close()  # as a `finally` may have it, however the call has ended
     shop.assert_sound(2)
 
 
@@ -151,6 +189,7 @@ async def test_frameworks_that_look_before_they_call_see_a_coroutine_function(sh
     async with AsyncFarebox(shop.dsn) as farebox:
         for method in (farebox.create_ticket, farebox.create_ticket_with_retry):
             assert asyncio.iscoroutinefunction(method)  # pyright: ignore[reportDeprecated]
+            assert inspect.iscoroutinefunction(method)
         like_it = mock.create_autospec(AsyncFarebox, instance=True).create_ticket({})
         assert asyncio.iscoroutine(like_it)
         like_it.close()
