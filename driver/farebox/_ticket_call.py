@@ -31,10 +31,7 @@ class Seller(Protocol):
 
 
 class TicketCall(Caller):
-    """What has begun: a future, and still enough of a coroutine for a task that was made of it.
-
-    A task sends None, waits for what comes, and sends None again.
-    """
+    """A call that somebody waits for: a future, with what is left of the coroutine it was."""
 
     __slots__ = ("_seller", "patience", "strict")
 
@@ -47,32 +44,9 @@ class TicketCall(Caller):
         self.payload = b""
         super().succeed(result)
 
-    cr_running = False
-    cr_frame = None
-
-    @property
-    def cr_suspended(self) -> bool:
-        """For `inspect.getcoroutinestate`."""
-        return self._seller is None and not self.done()
-
-    def send(self, _: None, /) -> Any:
-        """The next step: the future to wait for, which is this, or the end."""
-        if self.done():
-            raise StopIteration(self.result())
-        self._asyncio_future_blocking = True
-        return self
-
-    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> Any:
-        """Whoever waited does not any more."""
+    def close(self) -> None:
+        """Forget it, if it has not ended yet."""
         self.cancel()
-        error: BaseException = typ() if val is None and isinstance(typ, type) else val or typ
-        raise error if tb is None else error.with_traceback(tb)
-
-    def __getattr__(self, name: str) -> Any:
-        # A method of the class would make it a coroutine to asyncio, and `asyncio.wait` refuses those.
-        if name == "close":
-            return self.cancel
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
@@ -83,6 +57,9 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
     it as it is, where for a coroutine they need a task, with a context and a step in the loop's queue. Of
     fifty thousand calls at once these are most of what the client spends, and nearly all of what Python walks
     when it looks for cycles.
+
+    It is a coroutine until somebody waits for it as a future: `asyncio.wait` takes none that it takes for
+    coroutines. For the task that is made of it it remains one.
     """
 
     __slots__ = ()
@@ -101,8 +78,10 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
         self.patience = patience
         super().__init__(loop, ticket=ticket)
 
+    # -- as a future: whoever is about to wait asks whether it is one, and adds a callback ----------------
+
     @property
-    def _asyncio_future_blocking(self) -> bool:
+    def _asyncio_future_blocking(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         # Whoever takes coroutines and futures asks for it, to know a future, and for a coroutine would
         # begin a task: `ensure_future` does nothing else.
         blocking: bool = _get_blocking(self)
@@ -118,17 +97,7 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
         self._begin()
         _Future.add_done_callback(self, fn, context=context)
 
-    def close(self) -> None:
-        """Forget it."""
-        self.cancel()
-
-    def __del__(self) -> None:
-        if self._seller is not None and not self.done():
-            text = "a call of create_ticket was never awaited"
-            warnings.warn(text, RuntimeWarning, stacklevel=2, source=self)
-        _Future.__del__(self)
-
-    def _begin(self) -> None:
+    def _begin(self, *, of_a_task: bool = False) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # `run_until_complete` looks before it runs
@@ -137,7 +106,8 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
         seller, self._seller = self._seller, None
         if seller is None or self.done():
             return
-        self.__class__ = TicketCall  # type: ignore[assignment]
+        if not of_a_task:
+            self.__class__ = TicketCall  # type: ignore[assignment]
         if loop is not self.get_loop():
             # A coroutine belongs to no loop before it runs: it may have been made beside the one it is for.
             _Future.__init__(self, loop=loop)
@@ -147,6 +117,36 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
             self.fail(error)
         except Exception as error:  # the application's, from a mapping of its own making
             self.set_exception(error)
+
+    def __del__(self) -> None:
+        if self._seller is not None and not self.done():
+            text = "a call of create_ticket was never awaited"
+            warnings.warn(text, RuntimeWarning, stacklevel=2, source=self)
+        _Future.__del__(self)
+
+    # -- as a coroutine: a task sends None, waits for what comes, and sends None again --------------------
+
+    cr_running = False
+    cr_frame = None
+
+    @property
+    def cr_suspended(self) -> bool:
+        """For `inspect.getcoroutinestate`."""
+        return self._seller is None and not self.done()
+
+    def send(self, _: None, /) -> Any:
+        """The next step: the future to wait for, which is this, or the end."""
+        if self.done():
+            raise StopIteration(self.result())
+        self._begin(of_a_task=True)
+        _set_blocking(self, True)
+        return self
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> Any:
+        """Whoever waited does not any more."""
+        self.close()
+        error: BaseException = typ() if val is None and isinstance(typ, type) else val or typ
+        raise error if tb is None else error.with_traceback(tb)
 
 
 def coroutine_function(function: F) -> F:
