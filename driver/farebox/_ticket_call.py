@@ -85,7 +85,8 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
         # Whoever takes coroutines and futures asks for it, to know a future, and for a coroutine would
         # begin a task: `ensure_future` does nothing else.
         blocking: bool = _get_blocking(self)
-        self._begin()
+        if self._seller is not None:
+            self._begin()
         return blocking
 
     @_asyncio_future_blocking.setter
@@ -93,8 +94,9 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
         _set_blocking(self, value)
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
-        """Begin: somebody waits."""
-        self._begin()
+        """Begin, if this is the first who waits."""
+        if self._seller is not None:
+            self._begin()
         _Future.add_done_callback(self, fn, context=context)
 
     def _begin(self, *, of_a_task: bool = False) -> None:
