@@ -278,17 +278,19 @@ declare
   v_element json;
   v_one json;
   v_text text;
-  -- What stands for an escape that no text can hold (NUL, half a surrogate pair): longer than any text that is
-  -- accepted, so a transaction id, phone, OTP or code with it is refused, and an unknown key stays unknown.
-  c_unreadable constant text := repeat('\u0001', 65);
+  -- What stands for a string with an escape that no text can hold (NUL, half a surrogate pair): longer than any text that is
+  -- accepted, so as a transaction id, phone, OTP or code it is refused, and an unknown key stays unknown. It stands for the whole
+  -- string: for each escape, a megabyte of them would grow to a hundred.
+  c_unreadable constant text := '"' || repeat('\u0001', 65) || '"';
 begin
   -- A loop, because each element needs an exception handler of its own: one poisoned element must not cost its neighbours.
   for v_element in select e.value from json_array_elements(p_batch) as e loop
     begin
       if position('\u' in v_element::text) > 0 then
-        v_text := replace(v_element::text, '\\', '\u005c');  -- from here on each backslash begins an escape
+        -- From here on each backslash begins an escape, and each quote a string or ends it.
+        v_text := replace(replace(v_element::text, '\\', '\u005c'), '\"', '\u0022');
         v_text := regexp_replace(v_text, '\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})', '\\P\1\2', 'g');
-        v_text := regexp_replace(v_text, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', replace(c_unreadable, '\', '\\'), 'g');
+        v_text := regexp_replace(v_text, '"[^"]*\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})[^"]*"', replace(c_unreadable, '\', '\\'), 'g');
         v_text := regexp_replace(v_text, '\\P([0-9a-fA-F]{4})([0-9a-fA-F]{4})', '\\u\1\\u\2', 'g');
         v_element := v_text::json;
       end if;
@@ -1191,11 +1193,13 @@ begin
     reason = coalesce(excluded.reason, u.reason),
     last_seen_at = case when excluded.reason is null then u.last_seen_at else excluded.last_seen_at end,
     attempts = u.attempts + case when excluded.reason is null then 0 else excluded.attempts end,
-    earlier_requests = case
-      when excluded.reason is null then u.earlier_requests
-      when u.request::text = excluded.request::text then (excluded.earlier_requests || u.earlier_requests)[1:9]
-      else (excluded.earlier_requests || u.request || u.earlier_requests)[1:9]
-    end,
+    earlier_requests = case when excluded.reason is null then u.earlier_requests else array(
+      select (array_agg(e.request order by e.place))[1]
+      from unnest(excluded.earlier_requests || u.request || u.earlier_requests) with ordinality as e(request, place)
+      where e.request::text <> excluded.request::text
+      group by e.request::text
+      order by min(e.place)
+      limit 9) end,
     resolved_at = coalesce(u.resolved_at, excluded.resolved_at),
     ticket_id = coalesce(u.ticket_id, excluded.ticket_id);
 end
@@ -1429,9 +1433,10 @@ reset role;
 
 -- [copy of db/functions/apply_unapplied_payments.sql]
 -- Purpose: tries kept payments again, those first that were tried longest ago.
--- Parameters: p_limit, 1 to 10,000; p_reason, only payments rejected for it (null = any).  Returns: their outcomes, as create_tickets.
--- Raises: TK003; as create_tickets.  Locks and writes: as create_tickets, which also resolves the rows. No row is locked before,
---   or the one order of locks would be broken; two callers at once may try the same payment, which is harmless.
+-- Parameters: p_limit, 1 to 10,000; p_reason, only payments rejected for it (null = any).  Returns: their outcomes, as create_tickets; a
+--   payment that makes create_tickets raise is rejected with error_ and the SQLSTATE, and the others have their turn all the same.
+-- Raises: TK003; as create_tickets what is no payment's fault (blameless_errors).  Locks and writes: as create_tickets, which also
+--   resolves the rows. No row is locked before, or the one order of locks would be broken; two callers may try the same payment at once.
 set role farebox_owner;
 
 create function farebox.apply_unapplied_payments(p_limit int default 1000, p_reason text default null)
@@ -1445,12 +1450,16 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-  v_batch json;
+  v_payments text[];
+  v_requests json[];
+  v_reasons text[];  -- of each payment that is poison
+  v_good int[];
 begin
   perform farebox._check_limit(p_limit, 10000);
 
-  select json_agg(u.request order by u.last_seen_at, u.monime_transaction_id)
-  into v_batch
+  select array_agg(u.monime_transaction_id order by u.last_seen_at, u.monime_transaction_id),
+    array_agg(u.request order by u.last_seen_at, u.monime_transaction_id)
+  into v_payments, v_requests
   from (
     select u.request, u.last_seen_at, u.monime_transaction_id
     from farebox.unapplied_payments as u
@@ -1458,9 +1467,60 @@ begin
     order by u.last_seen_at, u.monime_transaction_id
     limit p_limit
   ) as u;
-  if v_batch is not null then
-    return query select * from farebox.create_tickets(v_batch);
+  if v_requests is null then
+    return;
   end if;
+
+  begin
+    return query select o.* from farebox.create_tickets(array_to_json(v_requests)) as o;
+    return;
+  exception when others then
+    if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+      raise;
+    end if;
+  end;
+
+  -- Somebody among them is poison, such as a payment that the queue gave up. A loop, because each is tried by itself to see who, and taken
+  -- back, so that in the end the others take their locks in the one order, all together.
+  v_reasons := array_fill(null::text, array[cardinality(v_requests)]);
+  for v_ordinal in 1 .. cardinality(v_requests) loop
+    begin
+      perform from farebox.create_tickets(json_build_array(v_requests[v_ordinal]));
+      raise exception using errcode = 'TK000', message = 'it is no poison';
+    exception
+      when sqlstate 'TK000' then
+        null;
+      when others then
+        if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+          raise;
+        end if;
+        v_reasons[v_ordinal] := 'error_' || sqlstate;
+    end;
+  end loop;
+
+  v_good := array(select r.ordinal from unnest(v_reasons) with ordinality as r(reason, ordinal) where r.reason is null order by r.ordinal);
+  return query
+    select v_good[o.ordinal], o.monime_transaction_id, o.outcome, o.reason, o.ticket_id, o.existing_ticket_id, o.differing,
+      o.transaction_recorded
+    from farebox.create_tickets(array_to_json(array(select v_requests[g.ordinal] from unnest(v_good) with ordinality as g(ordinal, place)
+      order by g.place))) as o
+    union all
+    select p.ordinal::int, p.transaction_id, 'rejected', p.reason, null, null, null, false
+    from unnest(v_payments, v_reasons) with ordinality as p(transaction_id, reason, ordinal)
+    where p.reason is not null
+    order by 1;
+  -- To the end of the line; whoever has one of them in hand does the same.
+  with poison as (
+    select u.monime_transaction_id, p.reason
+    from unnest(v_payments, v_reasons) as p(transaction_id, reason)
+    join farebox.unapplied_payments as u on u.monime_transaction_id = p.transaction_id
+    where p.reason is not null and u.resolved_at is null
+    for update of u skip locked
+  )
+  update farebox.unapplied_payments as u
+  set reason = p.reason, attempts = u.attempts + 1, last_seen_at = farebox._now()
+  from poison as p
+  where u.monime_transaction_id = p.monime_transaction_id;
 end
 $$;
 
@@ -3522,8 +3582,9 @@ begin
   if p_company_id is null then
     raise exception using errcode = 'TK003', message = 'the company is null', hint = 'pass its id';
   end if;
+  -- Locked also when it is there already: whoever resumes the company at this moment comes before or after all of this.
   insert into farebox.ticket_queue_pauses as p (company_id, paused_at) values (p_company_id, farebox._now())
-  on conflict (company_id) do nothing;
+  on conflict (company_id) do update set paused_at = p.paused_at;
   -- Out of the line, or every claim would have to pass them.
   update farebox.ticket_queue as q
   set rank = null, ready_at = null
@@ -3539,6 +3600,7 @@ reset role;
 -- [copy of db/functions/resume_company_queue.sql]
 -- Purpose: puts a paused company's requests back in line, in the order they came, behind nobody and in front of nobody else's.
 -- Parameters: p_company_id.  Returns: how many went back in line.
+-- Raises: TK004 unless READ COMMITTED: an older snapshot would not see the latest requests, and those would wait for ever.
 -- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
 set role farebox_owner;
 
@@ -3552,6 +3614,11 @@ declare
   v_floor bigint := farebox._hold_queue_floor();
   v_resumed bigint;
 begin
+  if current_setting('transaction_isolation') not like 'read %' then
+    raise exception using errcode = 'TK004',
+      message = format('a queue cannot be resumed in isolation level %s', current_setting('transaction_isolation')),
+      hint = 'resume it in a transaction of isolation level read committed';
+  end if;
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
   update farebox.ticket_queue as q
   set

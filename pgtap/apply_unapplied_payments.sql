@@ -1,6 +1,6 @@
 -- apply_unapplied_payments: tries kept payments again, those first that were tried longest ago.
 begin;
-select plan(22);
+select plan(27);
 
 create function pg_temp.at(p_time text) returns void
 language plpgsql as $do$
@@ -112,6 +112,43 @@ select is_empty($$select * from farebox.unapplied_payments where monime_transact
     and (resolved_at is null or ticket_id is null)$$, 'which resolves their rows too');
 select is((select used_tickets from farebox.payment_codes), 1, 'no use is counted twice');
 select is_empty('select * from farebox.verify()', 'every invariant holds');
+
+-- Poison -------------------------------------------------------------------------------------------------------
+
+-- Tickets with this OTP cannot be written.
+create function pg_temp.poison() returns trigger
+language plpgsql as $$ begin raise division_by_zero using message = 'poison'; end $$;
+create trigger poison before insert on farebox.tickets
+for each row when (new.monime_otp = 'POISON') execute function pg_temp.poison();
+update farebox.companies set status = 'suspended';
+select pg_temp.at('11:00');
+select farebox.create_tickets(json_build_array(
+  pg_temp.payment('{"monime_transaction_id": "pay-e"}'), pg_temp.payment('{"monime_transaction_id": "pay-f", "monime_otp": "POISON"}'),
+  pg_temp.payment('{"monime_transaction_id": "pay-g"}'), pg_temp.payment('{"monime_transaction_id": "pay-h", "amount": 0}')));
+update farebox.companies set status = 'active';
+select pg_temp.at('12:00');
+select results_eq(
+  $$select ordinal, monime_transaction_id, concat_ws(' ', outcome, reason), ticket_id is not null, transaction_recorded
+    from farebox.apply_unapplied_payments() where ordinal > 2$$,
+  $$values (3, 'pay-e', 'created', true, true), (4, 'pay-f', 'rejected error_22012', false, false),
+    (5, 'pay-g', 'created', true, true), (6, 'pay-h', 'rejected amount_invalid', false, false)$$,
+  'a payment that makes the call raise does not stand in the way of the others');
+select results_eq(
+  $$select reason collate "default", attempts, to_char(last_seen_at at time zone 'UTC', 'HH24:MI'), resolved_at is null
+    from farebox.unapplied_payments where monime_transaction_id = 'pay-f'$$,
+  $$values ('error_22012', 2, '12:00', true)$$, 'it is tried, and goes to the end of the line');
+select is((select count(*) from farebox.apply_unapplied_payments(p_reason => 'error_22012')), 1::bigint, 'and again, alone');
+drop trigger poison on farebox.tickets;
+select results_eq($$select outcome from farebox.apply_unapplied_payments(p_reason => 'error_22012')$$, $$values ('created')$$,
+  'and becomes a ticket once the cause is gone');
+-- What is no payment's fault.
+create function pg_temp.read_only() returns trigger
+language plpgsql as $$ begin raise read_only_sql_transaction; end $$;
+create trigger read_only before insert on farebox.tickets
+for each row execute function pg_temp.read_only();
+update farebox.payment_codes set total_tickets = 9;
+select throws_ok('select farebox.apply_unapplied_payments()', '25006', null, 'what is no payment''s fault raises');
+drop trigger read_only on farebox.tickets;
 
 -- Misuse -------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 -- The internal rules that every function shares: texts, numbers, phones, UUIDs, times, commissions, the state of a code.
 begin;
-select plan(158);
+select plan(160);
 
 -- _trimmed: white space off both ends, Unicode's too.
 select is(farebox._trimmed(c.given), c.trimmed, format('_trimmed(%s)', to_json(left(c.given, 20))))
@@ -97,6 +97,13 @@ select isnt(farebox._batch_id(), farebox._batch_id(), '_batch_id: another one ea
 select is(farebox._own_requests(r.requests), r.requests, '_own_requests: refuses nothing')
 from (select array[row(1, null, 'pay-1', 'c0000000-0000-7000-8000-000000000001', null, null, null, null, null, 5000, null, null, null),
   row(2, null, null, null, null, null, null, null, null, null, null, 'request_invalid', null)]::farebox._ticket_request[] as requests) as r;
+
+-- _clean_batch: strings that no text can hold are refused wherever they stand, whatever stands beside them; and none grows.
+select is(c.cleaned ->> 'monime_otp', '12"\34', '_clean_batch: a string beside unreadable ones is as it was')
+from (select farebox._clean_batch(
+  '[{"\u0000": "\"\u0000\\", "monime_otp": "12\"\\34", "a\ud800\"": "\\", "payment_code": "\\\"\udc00\ud83d\ude00\""}]') -> 0) as c(cleaned);
+select ok(octet_length(farebox._clean_batch(json_build_array(('{"monime_otp": "' || repeat('\u0000', 1000) || '"}')::json))::text) < 1000,
+  '_clean_batch: a thousand escapes take no more room than one');
 
 -- _now: the moment of the call, not of the transaction.
 select ok(farebox._now() > now() and farebox._now() <= clock_timestamp(), '_now: the clock goes on inside a transaction');

@@ -12,17 +12,19 @@ declare
   v_element json;
   v_one json;
   v_text text;
-  -- What stands for an escape that no text can hold (NUL, half a surrogate pair): longer than any text that is
-  -- accepted, so a transaction id, phone, OTP or code with it is refused, and an unknown key stays unknown.
-  c_unreadable constant text := repeat('\u0001', 65);
+  -- What stands for a string with an escape that no text can hold (NUL, half a surrogate pair): longer than any text that is
+  -- accepted, so as a transaction id, phone, OTP or code it is refused, and an unknown key stays unknown. It stands for the whole
+  -- string: for each escape, a megabyte of them would grow to a hundred.
+  c_unreadable constant text := '"' || repeat('\u0001', 65) || '"';
 begin
   -- A loop, because each element needs an exception handler of its own: one poisoned element must not cost its neighbours.
   for v_element in select e.value from json_array_elements(p_batch) as e loop
     begin
       if position('\u' in v_element::text) > 0 then
-        v_text := replace(v_element::text, '\\', '\u005c');  -- from here on each backslash begins an escape
+        -- From here on each backslash begins an escape, and each quote a string or ends it.
+        v_text := replace(replace(v_element::text, '\\', '\u005c'), '\"', '\u0022');
         v_text := regexp_replace(v_text, '\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})', '\\P\1\2', 'g');
-        v_text := regexp_replace(v_text, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', replace(c_unreadable, '\', '\\'), 'g');
+        v_text := regexp_replace(v_text, '"[^"]*\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})[^"]*"', replace(c_unreadable, '\', '\\'), 'g');
         v_text := regexp_replace(v_text, '\\P([0-9a-fA-F]{4})([0-9a-fA-F]{4})', '\\u\1\\u\2', 'g');
         v_element := v_text::json;
       end if;

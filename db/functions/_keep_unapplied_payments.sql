@@ -62,11 +62,13 @@ begin
     reason = coalesce(excluded.reason, u.reason),
     last_seen_at = case when excluded.reason is null then u.last_seen_at else excluded.last_seen_at end,
     attempts = u.attempts + case when excluded.reason is null then 0 else excluded.attempts end,
-    earlier_requests = case
-      when excluded.reason is null then u.earlier_requests
-      when u.request::text = excluded.request::text then (excluded.earlier_requests || u.earlier_requests)[1:9]
-      else (excluded.earlier_requests || u.request || u.earlier_requests)[1:9]
-    end,
+    earlier_requests = case when excluded.reason is null then u.earlier_requests else array(
+      select (array_agg(e.request order by e.place))[1]
+      from unnest(excluded.earlier_requests || u.request || u.earlier_requests) with ordinality as e(request, place)
+      where e.request::text <> excluded.request::text
+      group by e.request::text
+      order by min(e.place)
+      limit 9) end,
     resolved_at = coalesce(u.resolved_at, excluded.resolved_at),
     ticket_id = coalesce(u.ticket_id, excluded.ticket_id);
 end

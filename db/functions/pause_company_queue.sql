@@ -13,8 +13,9 @@ begin
   if p_company_id is null then
     raise exception using errcode = 'TK003', message = 'the company is null', hint = 'pass its id';
   end if;
+  -- Locked also when it is there already: whoever resumes the company at this moment comes before or after all of this.
   insert into farebox.ticket_queue_pauses as p (company_id, paused_at) values (p_company_id, farebox._now())
-  on conflict (company_id) do nothing;
+  on conflict (company_id) do update set paused_at = p.paused_at;
   -- Out of the line, or every claim would have to pass them.
   update farebox.ticket_queue as q
   set rank = null, ready_at = null

@@ -1,5 +1,6 @@
 -- Purpose: puts a paused company's requests back in line, in the order they came, behind nobody and in front of nobody else's.
 -- Parameters: p_company_id.  Returns: how many went back in line.
+-- Raises: TK004 unless READ COMMITTED: an older snapshot would not see the latest requests, and those would wait for ever.
 -- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
 set role farebox_owner;
 
@@ -13,6 +14,11 @@ declare
   v_floor bigint := farebox._hold_queue_floor();
   v_resumed bigint;
 begin
+  if current_setting('transaction_isolation') not like 'read %' then
+    raise exception using errcode = 'TK004',
+      message = format('a queue cannot be resumed in isolation level %s', current_setting('transaction_isolation')),
+      hint = 'resume it in a transaction of isolation level read committed';
+  end if;
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
   update farebox.ticket_queue as q
   set

@@ -125,8 +125,13 @@ def test_a_masked_redelivery_does_not_erase_the_good_request(
 ) -> None:
     [first, second] = shop.payments(2, payment_code=db.code(shop.company, 1))
     create(conn, first, second, second | _MASKED, second | _MASKED)
-    kept = db.execute("select request, earlier_requests from farebox.unapplied_payments")
-    assert kept == [(second | _MASKED, [second])]
+    kept = "select request, earlier_requests from farebox.unapplied_payments"
+    assert db.execute(kept) == [(second | _MASKED, [second])]
+    # Nor do two that take turns, each of which differs from the one before. Once a bug.
+    for _ in range(5):
+        create(conn, second | {"passenger_phone": "*"})
+        create(conn, second | _MASKED)
+    assert db.execute(kept) == [(second | _MASKED, [second | {"passenger_phone": "*"}, second])]
 
 
 def test_kept_payments_are_applied_once_their_cause_is_gone(

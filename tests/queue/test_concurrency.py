@@ -5,6 +5,7 @@ import threading
 from functools import partial
 
 import psycopg
+import pytest
 
 from tests.core.support import Call, scalar, together
 from tests.queue.support import (
@@ -302,6 +303,37 @@ def test_resuming_waits_for_a_producer_that_has_seen_the_pause(db: Database) -> 
     with db.connect(autocommit=True) as conn:
         assert process_all(conn).created == 4
     assert_all_done(db, payments)
+
+
+def test_of_one_who_pauses_again_and_one_who_resumes_one_comes_first(db: Database) -> None:
+    """Once a bug: a request set aside by the first after the second was done waited for ever."""
+    shop = Shop(db)
+    holder, pauses, resumes = db.connect(), db.connect(autocommit=True), db.connect(autocommit=True)
+    enqueue(pauses, shop.payments(1))
+    pause = "select farebox.pause_company_queue(%s)"
+    pauses.execute(pause, [shop.company])
+    # As a request that failed while its company was paused, and that somebody looks at.
+    db.execute("update farebox.ticket_queue set ready_at = now(), attempts = 1")
+    holder.execute("select from farebox.ticket_queue for update")
+    pausing = Call(lambda: scalar(pauses, pause, [shop.company]))
+    db.wait_until_blocked(pauses)
+    resuming = Call(lambda: scalar(resumes, "select farebox.resume_company_queue(%s)", [shop.company]))
+    db.wait_until_blocked(resumes)
+    holder.rollback()
+    assert (pausing.result(), resuming.result()) == (1, 1)
+
+
+def test_an_old_snapshot_resumes_nothing(db: Database) -> None:
+    """Once a bug: what was stored since then waited for ever, of a company that was not paused."""
+    shop = Shop(db)
+    operator, conn = db.connect(), db.connect(autocommit=True)
+    conn.execute("select farebox.pause_company_queue(%s)", [shop.company])
+    operator.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    operator.execute("select")
+    enqueue(conn, shop.payments(1))
+    with pytest.raises(psycopg.Error) as error:
+        operator.execute("select farebox.resume_company_queue(%s)", [shop.company])
+    assert error.value.sqlstate == "TK004"
 
 
 def test_workers_do_not_wait_for_an_operator_who_pauses_or_resumes(db: Database) -> None:

@@ -227,6 +227,29 @@ def test_a_router_that_stalls_between_claim_and_ticket_comes_too_late(
     assert violations(companies.db) == []
 
 
+def test_a_part_that_is_asked_again_while_it_is_still_at_work_charges_its_codes_once(
+    companies: Companies,
+) -> None:
+    """As after the answer of a call was lost: the same part again, before the first attempt has ended.
+
+    Once a bug: the second found tickets of its own ids. Seen to fail without the lock of the batch.
+    """
+    db = companies.db
+    payment = companies.pay("one", "pay-1", payment_code=db.code(companies.ids["one"], 9))
+    part = (
+        b"select outcome from farebox._shard_create_tickets(array[0], array['{}'], array['{1}'], array['{}'],"
+        b" array['01a203f5-5714-7064-882a-25e533020001'::uuid], array[%s], array[%s])"
+    )
+    dsn = db.sharded.shard_dsn("one")
+    with psycopg.connect(dsn) as first, psycopg.connect(dsn, autocommit=True) as second:
+        assert first.execute(part, [False, json.dumps([payment])]).fetchall() == [("created",)]
+        again = Call(lambda: second.execute(part, [True, json.dumps([payment])]).fetchall())
+        db.wait_for_blocked(1)
+        first.commit()
+        assert again.result() == [("created",)]
+    assert db.value("select used_tickets from farebox.payment_codes") == 1
+
+
 def test_of_many_companies_at_once_one_gets_each_payment(companies: Companies) -> None:
     """Twelve sessions, four for each company, ask for the same payments in batches of different order.
 
@@ -355,3 +378,29 @@ def test_a_dropped_request_gives_its_payment_back(companies: Companies, conn: Co
     assert violations(companies.db) == []
     assert said(create(conn, companies.pay("two", payment))) == ["created"]
     assert said(create(conn, companies.pay("one", payment))) == ["transaction_id_unavailable"]
+
+
+def test_a_payment_that_makes_its_shard_raise_does_not_stand_in_the_way_of_the_others(
+    companies: Companies, conn: Connection
+) -> None:
+    """Seen to fail with all kept payments sent together only."""
+    sharded = companies.db.sharded
+    good = [companies.pay(shard, f"good-{shard}", amount=0) for shard in SHARDS]
+    create(conn, *good, companies.pay("one", "poison", amount=0, monime_otp="POISON"))
+    sharded.on_all(
+        "update farebox.unapplied_payments set request = jsonb_set(request::jsonb, '{amount}', '5')"
+    )
+    sharded.on(
+        "one",
+        "create function public.poison() returns trigger language plpgsql as"
+        " $$ begin raise division_by_zero; end $$;"
+        " create trigger poison before insert on farebox.tickets for each row"
+        " when (new.monime_otp = 'POISON') execute function public.poison()",
+    )
+    try:
+        rows = apply_unapplied(conn)
+    finally:
+        sharded.on("one", "drop function public.poison() cascade")
+    assert {row.transaction_id for row in rows if row.ticket_id} == {f"good-{shard}" for shard in SHARDS}
+    assert said(rows).count("error_22012") == 1
+    assert said(apply_unapplied(conn)) == ["created"]

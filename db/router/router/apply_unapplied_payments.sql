@@ -33,11 +33,38 @@ begin
     end;
   end loop;
 
-  v_requests := array(
-    select r.request from unnest(v_seen, v_ids, v_ats, v_requests) as r(seen, id, at, request)
+  select array_agg(r.request order by r.seen, r.id collate "C", r.at), array_agg(r.id order by r.seen, r.id collate "C", r.at)
+  into v_requests, v_ids
+  from (
+    select r.* from unnest(v_seen, v_ids, v_ats, v_requests) as r(seen, id, at, request)
     order by r.seen, r.id collate "C", r.at
-    limit p_limit);
-  return query select o.* from farebox.create_tickets(('[' || array_to_string(v_requests, ',') || ']')::json) as o;
+    limit p_limit) as r;
+  if v_requests is null then
+    return;
+  end if;
+  begin
+    return query select o.* from farebox.create_tickets(('[' || array_to_string(v_requests, ',') || ']')::json) as o;
+    return;
+  exception when others then
+    if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+      raise;
+    end if;
+  end;
+
+  -- One of them is poison. A loop, because nothing is taken back here: each has its turn by itself. (It stays in front of the line.)
+  for v_ordinal in 1 .. cardinality(v_requests) loop
+    begin
+      return query
+        select v_ordinal, o.monime_transaction_id, o.outcome, o.reason, o.ticket_id, o.existing_ticket_id, o.differing,
+          o.transaction_recorded
+        from farebox.create_tickets(('[' || v_requests[v_ordinal] || ']')::json) as o;
+    exception when others then
+      if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+        raise;
+      end if;
+      return query select v_ordinal, v_ids[v_ordinal], 'rejected', 'error_' || sqlstate, null::uuid, null::uuid, null::text[], false;
+    end;
+  end loop;
 end
 $$;
 

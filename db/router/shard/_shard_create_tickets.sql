@@ -3,6 +3,7 @@
 --   that came back to a company of this shard, with the number of the claim: {"pay-1": 3}; p_batch_ids, see _batch_id;
 --   p_again, an earlier attempt's answer was lost: what it created is `created`; p_batches. All but the last are arrays or JSON as text.
 -- Returns: the outcomes.  Raises: 55P03, and as create_tickets.
+-- Locks: an advisory lock of the batch, before any other; then as create_tickets.
 set role farebox_owner;
 
 create or replace function farebox._shard_create_tickets(p_at int[], p_partitions text[], p_ordinals text[], p_retaken text[],
@@ -17,6 +18,9 @@ declare
   v_prefix text := left(p_batch_ids[1]::text, 32);
   v_again boolean := p_again[1];
 begin
+  -- The earlier attempt may still be at it: its tickets have the ids that ours would have, so its end is waited for before anything is
+  -- read, or they would be taken for ours and their codes be charged twice.
+  perform pg_advisory_xact_lock(hashtextextended(v_prefix, 0));
   perform farebox._require_partitions(p_partitions[1]::int[]);
   perform set_config('farebox.batch_id', p_batch_ids[1]::text, true);
   if p_retaken[1] <> '{}' then
