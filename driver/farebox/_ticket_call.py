@@ -81,7 +81,7 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
     # -- as a future: whoever is about to wait asks whether it is one, and adds a callback ----------------
 
     @property
-    def _asyncio_future_blocking(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def _asyncio_future_blocking(self) -> bool:
         # Whoever takes coroutines and futures asks for it, to know a future, and for a coroutine would
         # begin a task: `ensure_future` does nothing else.
         blocking: bool = _get_blocking(self)
@@ -90,7 +90,7 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
         return blocking
 
     @_asyncio_future_blocking.setter
-    def _asyncio_future_blocking(self, value: bool) -> None:
+    def _asyncio_future_blocking(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         _set_blocking(self, value)
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
