@@ -10,14 +10,14 @@ from typing import Any
 import psycopg
 
 from farebox._dsn import Target
-from farebox.doctor import _activity, _money, _schema, _server, _tables
-from farebox.doctor._finding import CHECKS, Check, Context, Finding, Level, Thresholds, worst
+from farebox.doctor import _activity, _money, _schema, _server, _shards, _tables
+from farebox.doctor._finding import CHECKS, Check, Context, Finding, Level, Part, Thresholds, worst
 from farebox.errors import FareboxError, map_error
 
-__all__ = ["CHECKS", "Check", "Finding", "Level", "Thresholds", "diagnose", "repair", "worst"]
+__all__ = ["CHECKS", "Check", "Finding", "Level", "Part", "Thresholds", "diagnose", "repair", "worst"]
 
 # Importing these is what fills the list of checks; this is the order of the report.
-_ORDER = [module.__name__ for module in (_server, _schema, _tables, _activity, _money)]
+_ORDER = [module.__name__ for module in (_server, _shards, _schema, _tables, _activity, _money)]
 CHECKS.sort(key=lambda check: _ORDER.index(check.module))
 
 _PATIENCE = timedelta(seconds=30)
@@ -42,6 +42,8 @@ def diagnose(
         context = Context(dsn, conn, thresholds or Thresholds())
         for check in CHECKS:
             if (quick and check.reads_everything) or only not in (None, check.name):
+                continue
+            if check.only_on not in (None, context.part):
                 continue
             if on_check is not None:
                 on_check(check)

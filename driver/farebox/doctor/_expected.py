@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farebox._files import db_dir
-from farebox.schema import SqlFile, manifest
+from farebox.schema import LAYER_FOLDER, SqlFile, manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,14 @@ class Function:
     is_definer: bool
     settings: frozenset[str]
     file: Path
+    is_of_layer: bool
+    """It is one of a router or a shard only."""
 
     @property
     def restore_command(self) -> str:
         """The shell command that gives the function its shipped text back."""
+        if self.is_of_layer:
+            return "farebox shards migrate   # with the router's DSN: it makes all functions anew"
         return f"""sed -E 's/^create (function|procedure)/create or replace \\1/' {self.file} | psql "$FAREBOX_DSN\""""
 
 
@@ -99,9 +103,10 @@ class Expected:
 _COMMENT = re.compile(r"--[^\n]*")
 _INDEX = re.compile(r"^create (?:unique )?index (\w+) on farebox\.(\w+)[^;]*;", re.MULTILINE)
 _TABLE = re.compile(
-    r"^create (?:unlogged )?table farebox\.(\w+) \(\n(.*?)^\)([^;]*);", re.MULTILINE | re.DOTALL
+    r"^create (?:unlogged )?table (?:if not exists )?farebox\.(\w+) \(\n(.*?)^\)([^;]*);",
+    re.MULTILINE | re.DOTALL,
 )
-_SEQUENCE = re.compile(r"^create sequence farebox\.(\w+)[^;]*;", re.MULTILINE)
+_SEQUENCE = re.compile(r"^create sequence (?:if not exists )?farebox\.(\w+)[^;]*;", re.MULTILINE)
 _TRIGGER = re.compile(r"^create trigger (\w+)\s[^;]*?\son farebox\.(\w+)[^;]*;", re.MULTILINE)
 _SECURED = re.compile(r"^alter table farebox\.(\w+) enable row level security;", re.MULTILINE)
 _CONSTRAINT = re.compile(r"^ +constraint (\w+) (.+?),?$", re.MULTILINE)
@@ -112,14 +117,21 @@ _FUNCTION = re.compile(
 _SETTING = re.compile(r"^ *set (\w+) (?:=|to) (.+?)$", re.MULTILINE)
 _POLICY = re.compile(r"^create policy (\w+) on farebox\.(\w+)", re.MULTILINE)
 _GRANT = re.compile(r"^grant (?P<privileges>.+?) on (?P<targets>.+?) to (?P<roles>[^()]+)$", re.DOTALL)
+_REVOKE = re.compile(r"^revoke (?:all|execute) on (?P<targets>.+?) from (?P<roles>[^()]+)$", re.DOTALL)
 _PRIVILEGE = re.compile(r"(\w+)(?: \(([^)]*)\))?(?:, |$)")
 _OUTER_COMMA = re.compile(r",\s*(?![^()]*\))")
 
 
-def read_expected(folder: Path | None = None) -> Expected:
-    """Read the files of `db/` (default: those that came with this package)."""
+def read_expected(folder: Path | None = None, layer: str | None = None) -> Expected:
+    """Read the files of `db/` (default: those that came with this package).
+
+    `layer`: the manifest of what lies on top in a router (`router.sql`) or a shard (`shard.sql`).
+    """
     root = folder or db_dir()
-    files = manifest(root)
+    upper = root / LAYER_FOLDER
+    files = [(file, root) for file in manifest(root)]
+    if layer is not None:
+        files += [(file, upper) for file in manifest(upper, layer)]
     tables: set[str] = set()
     sequences: dict[str, str] = {}
     triggers: dict[str, Trigger] = {}
@@ -129,7 +141,7 @@ def read_expected(folder: Path | None = None) -> Expected:
     functions: dict[str, Function] = {}
     policies: set[tuple[str, str]] = set()
     grants: set[Grant] = set()
-    for file in files:
+    for file, home in files:
         text = _COMMENT.sub("", file.text)
         for table, body, _ in _TABLE.findall(text):
             tables.add(table)
@@ -143,8 +155,12 @@ def read_expected(folder: Path | None = None) -> Expected:
         secured.update(_SECURED.findall(text))
         policies.update((table, name) for name, table in _POLICY.findall(text))
         grants.update(_grants(text))
+        if home is upper:
+            grants = _without_revoked(grants, text)
         # With its comments, which are part of the body.
-        functions.update((function.name, function) for function in _functions(file, root))
+        functions.update(
+            (function.name, function) for function in _functions(file, home, is_of_layer=home is upper)
+        )
     return Expected(
         tables=frozenset(tables),
         sequences=sequences,
@@ -158,11 +174,26 @@ def read_expected(folder: Path | None = None) -> Expected:
     )
 
 
-def _functions(file: SqlFile, root: Path) -> Iterator[Function]:
+def _functions(file: SqlFile, root: Path, *, is_of_layer: bool) -> Iterator[Function]:
     for name, header, _, body in _FUNCTION.findall(file.text):
         clauses = _COMMENT.sub("", header)
         settings = frozenset(f"{key}={value.strip()}" for key, value in _SETTING.findall(clauses))
-        yield Function(name, body, "security definer" in clauses, settings, root / file.name)
+        yield Function(name, body, "security definer" in clauses, settings, root / file.name, is_of_layer)
+
+
+def _without_revoked(grants: set[Grant], text: str) -> set[Grant]:
+    """What is left of them; understood are all tables, and functions."""
+    for statement in text.split(";"):
+        match = _REVOKE.match(" ".join(statement.split()))
+        if match is None:
+            continue
+        roles = match["roles"].split(", ")
+        if match["targets"].startswith("all tables"):
+            grants = {grant for grant in grants if grant.kind != "table" or grant.role not in roles}
+        elif match["targets"].startswith("function "):
+            targets = match["targets"].removeprefix("function ")
+            grants = {grant for grant in grants if grant.target != targets or grant.role not in roles}
+    return grants
 
 
 def _grants(text: str) -> Iterator[Grant]:

@@ -31,6 +31,17 @@ class Level(StrEnum):
 _ORDER: Final = tuple(Level)
 
 
+class Part(StrEnum):
+    """What a database is: all there is, or the router or a shard of a sharded installation."""
+
+    ALONE = "alone"
+    ROUTER = "router"
+    SHARD = "shard"
+
+
+_LAYERS: Final = {Part.ALONE: None, Part.ROUTER: "router.sql", Part.SHARD: "shard.sql"}
+
+
 def worst(levels: Sequence[Level]) -> Level:
     """The worst of them; OK for none."""
     return max(levels, key=_ORDER.index, default=Level.OK)
@@ -87,6 +98,7 @@ class Context:
     """One database under examination: a connection in autocommit mode, and what should be there."""
 
     def __init__(self, dsn: str, conn: psycopg.Connection[Any], thresholds: Thresholds) -> None:
+        self.dsn = dsn
         self.conn = conn
         self.thresholds = thresholds
         self._gave_up: psycopg.Error | None = None
@@ -130,9 +142,20 @@ class Context:
         return str(self.row("select quote_ident(current_user) as name")["name"])
 
     @functools.cached_property
+    def part(self) -> Part:
+        """What this database is; by the names of its tables, which anybody may see."""
+        row = self.row(
+            "select coalesce(bool_or(c.relname = 'partitions'), false) as is_router,"
+            " coalesce(bool_or(c.relname = 'own_partitions'), false) as is_shard"
+            " from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+            " where n.nspname = 'farebox' and c.relkind = 'r'"
+        )
+        return Part.ROUTER if row["is_router"] else Part.SHARD if row["is_shard"] else Part.ALONE
+
+    @functools.cached_property
     def expected(self) -> Expected:
-        """What the SQL of this version of Farebox makes."""
-        return read_expected()
+        """What the SQL of this version of Farebox makes of such a database."""
+        return read_expected(layer=_LAYERS[self.part])
 
     @property
     def migrations(self) -> list[MigrationStatus]:
@@ -175,6 +198,7 @@ class Check:
     look: Look
     needs_schema: bool
     reads_everything: bool
+    only_on: Part | None
     module: str
 
 
@@ -185,7 +209,13 @@ Found = tuple[Level, str, str | None] | tuple[Level, str, str | None, tuple[str,
 
 
 def check(
-    name: str, *, why: str, good: str, needs_schema: bool = False, reads_everything: bool = False
+    name: str,
+    *,
+    why: str,
+    good: str,
+    needs_schema: bool = False,
+    reads_everything: bool = False,
+    only_on: Part | None = None,
 ) -> Callable[[Callable[[Context], Iterator[Found]]], Callable[[Context], Iterator[Found]]]:
     """Enter a function into the list of checks; `needs_schema`: only where all migrations are applied."""
 
@@ -194,7 +224,7 @@ def check(
             for level, message, fix, *repairs in body(context):
                 yield Finding(name, level, message, why, fix, repairs[0] if repairs else ())
 
-        CHECKS.append(Check(name, why, good, look, needs_schema, reads_everything, body.__module__))
+        CHECKS.append(Check(name, why, good, look, needs_schema, reads_everything, only_on, body.__module__))
         return body
 
     return enter

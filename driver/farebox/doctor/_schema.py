@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from farebox._preflight import OWNER, ROLES
-from farebox.doctor._expected import Grant
-from farebox.doctor._finding import Context, Found, Level, check
+from farebox.doctor._expected import Function, Grant
+from farebox.doctor._finding import Context, Found, Level, Part, check
 
 _AS_OWNER: Final = f"set role {OWNER}; {{}} reset role;"
+_SHARDS_MIGRATE: Final = "farebox shards migrate   # with the router's DSN"
+_SAME_ON_A_ROUTER: Final = ("blameless_errors", "create_ticket", "drain_ticket_queue")
+"""Functions of a plain database that look into no table themselves."""
+_ROUTER_LOGIN: Final = re.compile(r"farebox_router_[0-9a-f]{8}")
 
 
 @check(
@@ -20,7 +25,11 @@ _AS_OWNER: Final = f"set role {OWNER}; {{}} reset role;"
 )
 def _migrations(context: Context) -> Iterator[Found]:
     if pending := [each.id for each in context.migrations if each.known and each.applied_at is None]:
-        yield Level.PROBLEM, f"pending: {', '.join(pending)}", "farebox migrate"
+        yield (
+            Level.PROBLEM,
+            f"pending: {', '.join(pending)}",
+            "farebox migrate" if context.part is Part.ALONE else _SHARDS_MIGRATE,
+        )
     if edited := [each.id for each in context.migrations if each.edited]:
         yield (
             Level.PROBLEM,
@@ -226,22 +235,17 @@ def _functions(context: Context) -> Iterator[Found]:
             yield (
                 Level.PROBLEM,
                 f"the function farebox.{name} is missing",
-                f'psql "$FAREBOX_DSN" -f {function.file}   # then: farebox doctor --fix, for its grants',
+                function.restore_command
+                if function.is_of_layer
+                else f'psql "$FAREBOX_DSN" -f {function.file}   # then: farebox doctor --fix, for its grants',
             )
             continue
-        differs = [
-            what
-            for what, same in (
-                ("its body", state["body"] == function.body),
-                ("security definer", state["is_definer"] == function.is_definer),
-                (
-                    "its settings",
-                    {_compact(s) for s in state["settings"]} == {_compact(s) for s in function.settings},
-                ),
-            )
-            if not same
-        ]
-        if differs:
+        if context.part is Part.ROUTER and not (
+            function.is_of_layer or name.startswith("_") or name in _SAME_ON_A_ROUTER
+        ):
+            if not _goes_to_shards(name, state["body"]):
+                yield Level.PROBLEM, f"the function farebox.{name} does not ask the shards", _SHARDS_MIGRATE
+        elif differs := _differences(function, state):
             yield (
                 Level.PROBLEM,
                 f"the function farebox.{name} differs from this version's in {', '.join(differs)}",
@@ -250,6 +254,20 @@ def _functions(context: Context) -> Iterator[Found]:
         if state["owner"] != OWNER:
             statement = f"alter routine {state['signature']} owner to {OWNER}"
             yield Level.PROBLEM, f"farebox.{name} belongs to {state['owner']}", f"{statement};", (statement,)
+
+
+def _differences(function: Function, state: dict[str, Any]) -> list[str]:
+    same = {
+        "its body": state["body"] == function.body,
+        "security definer": state["is_definer"] == function.is_definer,
+        "its settings": {_compact(s) for s in state["settings"]} == {_compact(s) for s in function.settings},
+    }
+    return [what for what, is_same in same.items() if not is_same]
+
+
+def _goes_to_shards(name: str, body: str) -> bool:
+    """Of a router's function that is made from a list, not from a file of its own."""
+    return f"farebox._at_{name}(" in body or f"farebox._change_catalog('{name}'" in body
 
 
 @check(
@@ -313,6 +331,8 @@ def _grants(context: Context) -> Iterator[Found]:
     actual = {
         Grant(row["kind"], row["target"], row["column"], row["privilege"].lower(), row["role"])
         for row in context.rows(_ACTUAL_GRANTS, {"owner": OWNER})
+        # What `farebox shards` gives to the router's own login.
+        if not (_ROUTER_LOGIN.fullmatch(row["role"]) and row["target"].startswith("farebox._shard_"))
     }
     for grant in sorted(wanted - actual):
         statement = f"grant {grant.what} to {grant.role_in_sql};"

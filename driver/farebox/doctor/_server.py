@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from farebox._preflight import OLDEST_SERVER
-from farebox.doctor._finding import Context, Found, Level, check
+from farebox.doctor._finding import Context, Found, Level, Part, check
 
 _NEWEST_TESTED: Final = 18
 _RELOAD: Final = "select pg_reload_conf();"
@@ -80,6 +80,8 @@ def _durability(context: Context) -> Iterator[Found]:
     good="shared_buffers is above the default",
 )
 def _memory(context: Context) -> Iterator[Found]:
+    if context.part is Part.ROUTER:  # which stores nothing
+        return
     size = context.row("select pg_size_bytes(current_setting('shared_buffers')) as bytes")["bytes"]
     if size <= 128 << 20:
         yield (
@@ -95,6 +97,8 @@ def _memory(context: Context) -> Iterator[Found]:
     good="max_wal_size leaves room between checkpoints",
 )
 def _wal(context: Context) -> Iterator[Found]:
+    if context.part is Part.ROUTER:  # which writes nearly nothing
+        return
     size = context.row("select pg_size_bytes(current_setting('max_wal_size')) as bytes")["bytes"]
     if size < 2 << 30:
         yield (
@@ -218,16 +222,6 @@ def _wraparound(context: Context) -> Iterator[Found]:
     good="no replication slot holds back much write-ahead log",
 )
 def _slots(context: Context) -> Iterator[Found]:
-    if context.row(
-        "select has_table_privilege(to_regclass('farebox.moves'), 'select') is true and row_security_active("
-        "to_regclass('farebox.moves')) is false as may"
-    )["may"]:
-        for row in context.rows("select partition from farebox.moves"):
-            yield (
-                Level.WARNING,
-                f"partition {row['partition']} of this router is on its way to another shard",
-                "farebox shards status -- says how to finish the move, or to take it back",
-            )
     rows = context.rows(
         """
         select slot_name, quote_literal(slot_name) as quoted, active, wal_status,

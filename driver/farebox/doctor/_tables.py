@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farebox.doctor._finding import Context, Found, Level, check
+from farebox.doctor._finding import Context, Found, Level, Part, check
 
 
 @check(
@@ -72,22 +72,24 @@ def _bloat(context: Context) -> Iterator[Found]:
     limits = context.thresholds
     rows = context.rows("select * from farebox.metrics_storage() where metric = 'farebox_bloat_ratio'")
     sizes = {
-        row["labels"]["relation"]: row["value"]
+        (row["labels"].get("shard"), row["labels"]["relation"]): row["value"]
         for row in context.rows(
             "select * from farebox.metrics_storage() where metric = 'farebox_relation_bytes'"
         )
     }
     for row in rows:
         name, is_index = row["labels"]["relation"], row["labels"]["kind"] == "index"
+        shard = row["labels"].get("shard")  # where this is a router
         # An estimate, from statistics: small relations and small shares are noise.
-        if row["value"] < limits.bloat_share or sizes.get(name, 0) < limits.bloat_bytes:
+        if row["value"] < limits.bloat_share or sizes.get((shard, name), 0) < limits.bloat_bytes:
             continue
         fix = (
             f"reindex index concurrently farebox.{name};"
             if is_index
             else f"vacuum (full, analyze) farebox.{name}; -- locks the table: stop selling first, or use pg_repack"
         )
-        yield Level.WARNING, f"about {row['value']:.0%} of farebox.{name} is empty space", fix
+        where = f" on shard {shard}" if shard else ""
+        yield Level.WARNING, f"about {row['value']:.0%} of farebox.{name}{where} is empty space", fix
 
 
 @check(
@@ -98,6 +100,8 @@ def _bloat(context: Context) -> Iterator[Found]:
     needs_schema=True,
 )
 def _counting(context: Context) -> Iterator[Found]:
+    if context.part is Part.ROUTER:  # its shards count
+        return
     # By its size, which any login may ask for.
     if context.row("select pg_relation_size(to_regclass('farebox.tally')) = 0 as empty")["empty"]:
         columns = "duplicates, conflicts, rejections, retries, given_up"
