@@ -4,6 +4,7 @@
 \ir shared/_partition_of.sql
 \ir router/shards.sql
 \ir router/moves.sql
+\ir router/readers.sql
 \ir router/types.sql
 \ir router/_refuse_rows.sql
 \ir router/_refuse_strict_isolation.sql

@@ -16,7 +16,8 @@ import pytest
 from farebox import AsyncFarebox, DeadlineExceededError
 from farebox._files import db_dir, migrations_dir
 from farebox.errors import MigrationError
-from farebox.shards import check, migrate_all
+from farebox.shards import ShardDsn, check, init, make_reader, migrate_all
+from farebox.shards._layout import place_of
 from farebox.shards._setup import router_password
 from tests.cli.commands import farebox
 from tests.core.support import Call, Connection, create, said, violations
@@ -30,9 +31,9 @@ from tests.support.servers import Farm, Server
 class Parted(Sharded):
     """Everybody reaches shard `two` through a proxy."""
 
-    def __init__(self, server: Server, proxy: Proxy) -> None:
+    def __init__(self, server: Server, proxy: Proxy, *, blank: bool = False) -> None:
         self.proxy = proxy
-        super().__init__(server, blank=True)
+        super().__init__(server, blank=blank)
 
     def shard_dsn(self, name: str) -> str:
         dsn = super().shard_dsn(name)
@@ -45,18 +46,35 @@ class Parted(Sharded):
             return int(count)
 
 
-@pytest.fixture
-def parted(sharded_server: Sharded) -> Iterator[Parted]:
+@pytest.fixture(scope="module")
+def parted_server(sharded_server: Sharded) -> Iterator[Parted]:
     server = sharded_server.server
     with proxy_to(server.dsn("postgres")) as proxy:
         sharded = Parted(server, proxy)
         yield sharded
-        proxy.go_on()
+        sharded.drop()
+
+
+@pytest.fixture
+def parted(parted_server: Parted) -> Iterator[Parted]:
+    yield parted_server
+    parted_server.proxy.go_on()
+    parted_server.clean()
+
+
+@pytest.fixture
+def migrated(sharded_server: Sharded) -> Iterator[Parted]:
+    """The same, of databases that were empty: migrations are noted in them."""
+    server = sharded_server.server
+    with proxy_to(server.dsn("postgres")) as proxy:
+        sharded = Parted(server, proxy, blank=True)
+        yield sharded
         sharded.drop()
 
 
 @pytest.fixture
 def companies(parted: Parted) -> Iterator[Companies]:
+    parted.wait_until_seen()
     database = RoutedDatabase(parted)
     yield Companies(database)
     database.disconnect()
@@ -115,9 +133,9 @@ def test_a_pooler_beside_the_router_ends_what_nobody_answers(
         farm,
         f"postgresql://{login}{direct.rpartition('@')[2]}",
         pool_mode="transaction",
-        query_timeout=1,
+        query_timeout="0.5",
         server_connect_timeout=1,
-        server_login_retry=1,
+        server_login_retry="0.3",
     ) as via:
         shards = [f"{name}={parted.shard_dsn(name)}" for name in SHARDS]
         place = urlsplit(via)
@@ -132,12 +150,14 @@ def test_a_pooler_beside_the_router_ends_what_nobody_answers(
             conn.execute("select farebox.company_summary(%s)", [companies.ids["two"]])
         parted.proxy.go_on()
         parted.wait_until_seen()
-        # The pooler looks again once a second. What was on its way to the shard may have come through.
+        # The pooler looks again a moment later. What was on its way to the shard may have come through.
         batch = batches[1] + batches[2]
         until(partial(have_tickets, conn, batch))
-    assert [parted.tickets(name) for name in SHARDS] == [3, 3, 3]
-    assert violations(companies.db) == []
-    assert check(parted.dsn) == []
+        assert [parted.tickets(name) for name in SHARDS] == [3, 3, 3]
+        assert violations(companies.db) == []
+        assert check(parted.dsn) == []
+        # And without it again.
+        init(parted.dsn, [ShardDsn(name, parted.shard_dsn(name)) for name in SHARDS])
 
 
 async def test_where_nothing_passes_callers_give_up_and_others_do_not_wait(
@@ -158,9 +178,14 @@ async def test_where_nothing_passes_callers_give_up_and_others_do_not_wait(
 
 
 def test_a_migration_that_cannot_reach_a_shard_goes_on_there(
-    parted: Parted, companies: Companies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    migrated: Parted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old and new work together meanwhile; each database gets its own functions again on top of the new."""
+    companies = Companies(RoutedDatabase(migrated))
+    reads = f"reads_{migrated.suffix}"
+    migrated.server.create_database(reads, tap=None)
+    reader = migrated.server.dsn(reads)
+    make_reader(migrated.dsn, reader, [ShardDsn(name, migrated.shard_dsn(name)) for name in SHARDS])
     release = tmp_path / "migrations"
     shutil.copytree(migrations_dir(), release)
     changed = [(db_dir() / f"functions/{name}.sql").read_text() for name in ("_own_requests", "get_ticket")]
@@ -172,35 +197,40 @@ def test_a_migration_that_cannot_reach_a_shard_goes_on_there(
 
     def sell() -> list[str]:
         return said(
-            create(conn, *(companies.pay(shard, parted.payment_at("one")) for shard in ("one", "three")))
+            create(conn, *(companies.pay(shard, migrated.payment_at("one")) for shard in ("one", "three")))
         )
 
-    parted.proxy.refuse()
-    done = migrate_all(parted.dsn)
+    migrated.proxy.refuse()
+    done = migrate_all(migrated.dsn)
     assert next(done).applied == ["0099.change-functions"]
     with pytest.raises(MigrationError, match=r"^two: .*\(done: one; the others are as they were\)") as raised:
         next(done)
     assert raised.value.hint is not None
-    ran = farebox("shards", "migrate", "--json", dsn=parted.dsn)
+    ran = farebox("shards", "migrate", "--json", dsn=migrated.dsn)
     assert (ran.code, [row["database"] for row in ran.rows]) == (3, ["one"])
     assert "two: " in ran.err
     assert "farebox shards migrate again" in ran.err
     assert sell() == ["created"] * 2
 
-    parted.proxy.accept()
-    parted.wait_until_seen()
+    migrated.proxy.accept()
+    migrated.wait_until_seen()
     assert sell() == ["created"] * 2
-    assert [problem.where for problem in check(parted.dsn)] == ["versions"]
-    assert [(row.name, row.applied) for row in migrate_all(parted.dsn)] == [
+    assert [problem.where for problem in check(migrated.dsn)] == ["versions"]
+    assert [(row.name, row.applied) for row in migrate_all(migrated.dsn)] == [
         ("one", []),
         ("two", ["0099.change-functions"]),
         ("three", ["0099.change-functions"]),
+        (f"the reader {place_of(reader)}", ["0099.change-functions"]),
         ("router", ["0099.change-functions"]),
     ]
-    assert check(parted.dsn) == []
+    assert check(migrated.dsn) == []
     assert sell() == ["created"] * 2
     functions: LiteralString = (
         "select position('own_partitions' in prosrc) > 0 from pg_proc where proname = '_own_requests'"
     )
-    assert parted.on_all(functions) == [(True,)] * 3
+    assert migrated.on_all(functions) == [(True,)] * 3
+    with psycopg.connect(reader) as reading:
+        assert len(reading.execute("select from farebox.list_companies()").fetchall()) == 3
     assert violations(companies.db) == []
+    companies.db.disconnect()
+    migrated.server.drop_database(reads)

@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import psycopg
 import pytest
 
 from farebox.events import BatchEvent, Event
-from farebox.shards import check
+from farebox.shards import Problem, check, move
+from farebox.shards._layout import place_of
 from tests.cli.commands import farebox
 from tests.driver.conftest import Call, Client, connect
 from tests.driver.replica import Replica, replica_of
@@ -58,16 +60,19 @@ class Standby:
 @pytest.fixture(scope="module")
 def installation(farm: Farm, sharded_server: Sharded) -> Iterator[Standby]:
     with ExitStack() as stack:
-        server = stack.enter_context(farm.private(sharded_server.server.name))
+        server = stack.enter_context(
+            farm.private(sharded_server.server.name, wal_level="logical", wal_retrieve_retry_interval="50ms")
+        )
         sharded = Sharded(server)
         replica = stack.enter_context(replica_of(farm, server))
-        server.create_database("reads", tap=None)
+        server.create_database("reads")
         places = [f"{name}={replica.dsn(database)}" for name, database in sharded.names.items()]
         made = farebox("shards", "reader", server.dsn("reads"), *places, dsn=sharded.dsn)
         assert made.code == 0, made.err
         standby = Standby(sharded, replica, "reads")
         yield standby
         standby.companies.db.disconnect()
+        sharded.close()
 
 
 @pytest.fixture
@@ -101,6 +106,44 @@ def test_reads_go_to_the_standbys_and_nothing_else_does(standby: Standby, connec
     assert client("company_summary", company).tickets == before + 1
     assert {who for _, who in standby.answered()} == {"standby"}
     assert check(standby.sharded.dsn) == []
+
+
+def test_reads_follow_a_partition_that_moves(standby: Standby, connect: Call) -> None:
+    """Its reader's map is the router's after the switch.
+
+    Seen to fail (nothing is found) with nobody telling it.
+    """
+    sharded = standby.sharded
+    client = standby.client(connect)
+    [ticket, *_] = [outcome.ticket_id for outcome in client("create_tickets", standby.payments())]
+    company = standby.companies.ids["one"]
+    partition = standby.companies.db.value("select farebox._partition_of(%s)", [str(company)])
+    sold = client("company_summary", company, consistency="primary").tickets
+    gone = "postgresql://127.0.0.1:1/gone"
+    standby.companies.db.execute("insert into farebox.readers (place) values (%s)", [place_of(gone)])
+    standby.answered()
+    for target in ("three", "one"):
+        told = [progress.text for progress in move(sharded.dsn, partition, target)]
+        assert sum("keeps its old map" in text for text in told) == 1
+        standby.replica.catch_up()
+        assert client("get_ticket", ticket).id == ticket
+        assert client("company_summary", company).tickets == sold
+        assert {who for _, who in standby.answered()} == {"standby"}
+    [problem] = check(sharded.dsn)
+    assert problem.where == f"reader {place_of(gone)}"
+    assert farebox("shards", "reader", gone, "--forget", dsn=sharded.dsn).code == 0
+    assert "no reader is known" in farebox("shards", "reader", gone, "--forget", dsn=sharded.dsn).err
+    reader = sharded.server.dsn(standby.reader)
+    with psycopg.connect(reader) as conn:
+        conn.execute("update farebox.partitions set shard = 2 where partition = %s", [partition])
+    told_so = Problem(f"reader {place_of(reader)}", "its map is not the router's: farebox shards migrate")
+    assert check(sharded.dsn) == [told_so]
+    assert farebox(
+        "shards", "reader", reader,
+        *(f"{name}={standby.replica.dsn(database)}" for name, database in sharded.names.items()),
+        dsn=sharded.dsn,
+    ).code == 0  # fmt: skip
+    assert check(sharded.dsn) == []
 
 
 def test_the_shards_stand_in_for_standbys_that_are_gone(

@@ -15,6 +15,7 @@ declare
   v_part record;
   v_ids text[];
   v_outcomes farebox.ticket_outcome[] := '{}';
+  v_map int[] := (select array_agg(p.at order by p.partition) from farebox.partitions as p);
 begin
   v_elements := farebox._route_requests(p_batch);
   if p_queue_ids is null or cardinality(p_queue_ids) <> cardinality(v_elements) then
@@ -44,6 +45,10 @@ begin
       end;
     end loop;
   end;
+  -- A partition has moved meanwhile: who has nothing of a request any more would say that it was dropped. Ask again.
+  if v_map is distinct from (select array_agg(p.at order by p.partition) from farebox.partitions as p) then
+    return;
+  end if;
   return query select o.* from unnest(v_outcomes) as o order by o.ordinal;
 end
 $$;

@@ -9,6 +9,8 @@ set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
+-- A mover has the row, and waits for calls such as the one that waits here: apply_unapplied_payments does it later.
+set lock_timeout = '1s'
 as $$
 begin
   -- The company that asked and did not get the payment must not read whose it is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from farebox import shards as sharding
+from farebox._dsn import Target
 from farebox.cli.output import Column, Exit
 from farebox.cli.session import Session, with_session
 from farebox.cli.shards_demo import demo
@@ -88,15 +89,25 @@ def add(session: Session, database: ShardDsn) -> None:
 
 @shards.command()
 @click.argument("reader", metavar="DSN")
-@click.argument("replicas", nargs=-1, required=True, type=_ShardParameter(), metavar="NAME=DSN…")
+@click.argument("replicas", nargs=-1, type=_ShardParameter(), metavar="NAME=DSN…")
+@click.option("--forget", is_flag=True, help="Moves and migrations leave that reader alone from now on.")
 @with_session
-def reader(session: Session, reader: str, replicas: tuple[ShardDsn, ...]) -> None:
+def reader(session: Session, reader: str, replicas: tuple[ShardDsn, ...], forget: bool) -> None:
     """Make the database DSN a router for reads from standbys, one for each shard (`read_dsn`).
+
+    Moves of partitions change its map too, and `farebox shards migrate` migrates it.
 
     \b
     Examples:
       farebox shards reader postgresql://postgres@router/reads one=postgresql://standby1/farebox
+      farebox shards reader postgresql://postgres@router/reads --forget
     """
+    if forget == bool(replicas):
+        raise click.UsageError("name the standbys, or --forget")
+    if forget:
+        sharding.forget_reader(session.dsn, reader)
+        session.out.document({"forgotten": str(Target(reader))}, "the router keeps its map no longer")
+        return
     with session.out.working("setting up"):
         layout = sharding.make_reader(session.dsn, reader, replicas)
     session.out.document({"replicas": len(layout.shards)}, f"reads from {len(layout.shards)} standbys")

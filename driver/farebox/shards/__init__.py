@@ -5,7 +5,8 @@ from farebox.shards._journey import MoveProgress, Unfinished
 from farebox.shards._layout import PARTITIONS, Layout, Shard, ShardDsn, read_layout
 from farebox.shards._migrate import Migrated, migrate_all
 from farebox.shards._move import FENCE_SECONDS, abort, move
-from farebox.shards._setup import add, init, make_reader
+from farebox.shards._readers import forget_reader, make_reader
+from farebox.shards._setup import add, init
 
 __all__ = [
     "FENCE_SECONDS",
@@ -21,6 +22,7 @@ __all__ = [
     "abort",
     "add",
     "check",
+    "forget_reader",
     "init",
     "make_reader",
     "migrate_all",

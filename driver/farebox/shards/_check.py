@@ -10,6 +10,7 @@ import psycopg
 from farebox.errors import FareboxError, map_error
 from farebox.shards._journey import Unfinished, unfinished
 from farebox.shards._layout import Layout, Shard, connect, operator_dsn, read_layout, router_options
+from farebox.shards._readers import has_map, readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ def check(router_dsn: str) -> list[Problem]:
         problems = _check_router(router, layout)
         moving = unfinished(router, layout)
         versions = {"router": _version(router)}
+        places = readers(router)
     if moving is not None:
         problems.append(Problem("move", str(moving)))
     for shard in layout.shards:
@@ -67,6 +69,17 @@ def check(router_dsn: str) -> list[Problem]:
             problems.append(Problem(shard.name, str(map_error(error))))
         except FareboxError as error:
             problems.append(Problem(shard.name, str(error)))
+    for place in places:
+        name = f"reader {place}"
+        try:
+            with connect(operator_dsn(router_dsn, place)) as conn:
+                if not has_map(conn, layout):
+                    problems.append(Problem(name, "its map is not the router's: farebox shards migrate"))
+                versions[name] = _version(conn)
+        except psycopg.Error as error:
+            problems.append(Problem(name, str(map_error(error))))
+        except FareboxError as error:
+            problems.append(Problem(name, str(error)))
     if len(set(versions.values())) > 1:
         told = ", ".join(f"{name} {version or 'not migrated'}" for name, version in versions.items())
         problems.append(Problem("versions", f"not all are alike: {told}; farebox shards migrate"))

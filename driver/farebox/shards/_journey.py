@@ -14,8 +14,9 @@ from psycopg.conninfo import make_conninfo
 
 from farebox.errors import ConfigurationError, MigrationError, TransientError
 from farebox.shards import _handover as handover
-from farebox.shards._layout import Layout, Shard, connect, operator_dsn, read_layout
+from farebox.shards._layout import Layout, Shard, connect, hold_map, operator_dsn, read_layout
 from farebox.shards._left_behind import remove_left_behind
+from farebox.shards._readers import tell_readers
 from farebox.shards._replication import TABLES, Replication
 from farebox.shards._setup import write_map
 
@@ -26,6 +27,8 @@ OLD_CALLS_SECONDS: Final = 60.0
 _MARGIN: Final = timedelta(minutes=1)
 """Longer than any batch takes: what is older has been committed, and was compared before the fence."""
 _ATTEMPTS: Final = 5
+_WALL_SECONDS: Final = 600.0
+"""How long a run goes on behind a wall that an earlier one has left: giving up would open nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Journey:
         self.partition = partition
         self.away = away
         self.to = to
+        self._router_dsn = router_dsn
         self._source_dsn = operator_dsn(router_dsn, away.place)
         self._stack = stack
         self.rows: handover.SmallRows | None = None
@@ -130,9 +134,11 @@ class Journey:
 
     def _open(self, dsn: str) -> Connection:
         conn = self._stack.enter_context(connect(dsn))
-        # What rows look like as text must not depend on the server's settings.
+        # What rows look like as text must not depend on the server's settings. A long queue that is handed
+        # over is sorted and kept in memory: everybody waits for it.
         conn.execute(
-            "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;"
+            "set work_mem = '256MB'; set temp_buffers = '64MB';"
+            " set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;"
             " set timezone = 'UTC'; set datestyle = 'ISO'; set application_name = 'farebox_move'"
         )
         return conn
@@ -146,7 +152,7 @@ class Journey:
 
     # -- the steps --------------------------------------------------------------------------------------
 
-    def check(self) -> Iterator[MoveProgress]:
+    def check(self, source_dsn: str | None) -> Iterator[MoveProgress]:
         for shard, conn in ((self.away, self.source), (self.to, self.target)):
             if conn.execute("select where to_regclass('farebox.stray_partitions') is null").rowcount:
                 raise ConfigurationError(
@@ -162,7 +168,7 @@ class Journey:
         ]
         if len(set(versions)) > 1:
             raise ConfigurationError("the shards are not of one version", hint="farebox shards migrate")
-        self.replication.check()
+        self.replication.check(source_dsn or self._way_to_source())
         self.replication.prove_filter()
         there = self.target.execute(
             "select (select count(*) from farebox.companies where farebox._partition_of(id::text) = %(p)s)"
@@ -233,25 +239,29 @@ class Journey:
         _refuse_difference(handover.compare_settled(self.source, self.target, companies, now - _MARGIN))
         self._catch_up(seconds)
 
+        many = handover.count_small(self.source, self.partition)
+        too_long = f"handing over {many:,} queued requests and other small rows took longer"
+
         # Callers wait for this lock as long as the partition is closed and we live; see _await_partitions.
         self.source.execute(
             "select pg_advisory_lock('farebox.own_partitions'::regclass::oid::int, %s)", [self.partition]
         )
-        yield MoveProgress("closing", f"closing partition {self.partition}")
-        deadline = time.monotonic() + seconds
+        yield MoveProgress("closing", f"closing partition {self.partition}", many)
         try:
             if not is_walled:
                 handover.fence(self.source, self.partition, seconds)
+            deadline = time.monotonic() + (_WALL_SECONDS if is_walled else seconds)
             yield MoveProgress("closed", "the target catches up with what was sold last")
             if not self.replication.catch_up(max(0.0, deadline - time.monotonic())):
-                raise handover.over_time(seconds, "the target did not catch up")
+                raise handover.over_time(seconds, "the target did not catch up", is_walled=is_walled)
             self.rows = handover.SmallRows(self._open(self._source_dsn), self.partition)
             self.rows.conn.execute("begin")
-            for conn in (self.source, self.target, self.rows.conn):
-                conn.execute(f"set statement_timeout = '{seconds}s'".encode())
             with self.target.transaction():
+                self._hurry(deadline)
                 yield MoveProgress("closed", "handing over what is small", self.rows.lock())
+                self._hurry(deadline)
                 self.rows.bring(self.target)
+                self._hurry(deadline)
                 if self.layout.has_registry:
                     handover.bring_notes(
                         self.router, self.source, self.target, {*self.to.partitions, self.partition}
@@ -262,16 +272,23 @@ class Journey:
                 handover.open_target(self.target, self.partition)
                 is_walled = is_walled or handover.close_for_good(self.source, self.partition)
                 if not is_walled:
-                    raise handover.over_time(seconds, "the hand-over took longer")
+                    raise handover.over_time(seconds, too_long)
                 yield MoveProgress("closed", "opening the target")
         except psycopg.errors.QueryCanceled:
-            raise handover.over_time(seconds, "the hand-over took longer") from None
+            raise handover.over_time(seconds, too_long, is_walled=is_walled) from None
         finally:
             # Whatever it was: behind a wall the next run goes on, and before it there are no two owners.
             if not is_walled and not self.source.closed:
+                self.source.execute("set statement_timeout = 0")
                 handover.reopen(self.source, self.partition)
         for conn in (self.source, self.target, self.rows.conn):
             conn.execute("set statement_timeout = 0")
+
+    def _hurry(self, deadline: float) -> None:
+        """From now on a statement of the hand-over is cancelled at the deadline."""
+        left = max(100, round((deadline - time.monotonic()) * 1000))
+        for conn in (self.source, self.target, *([self.rows.conn] if self.rows else [])):
+            conn.execute(f"set statement_timeout = {left}".encode())
 
     def _catch_up(self, seconds: float) -> None:
         """Until the target is so near that the fence will be short: within a fifth of its time."""
@@ -284,8 +301,11 @@ class Journey:
             hint="Run the same command again at a quieter time, or with a longer --fence-seconds.",
         )
 
-    def switch(self) -> None:
-        """The router's map; from here on callers find the target. Those who waited may ask again."""
+    def switch(self) -> Iterator[MoveProgress]:
+        """The router's map; from here on callers find the target. Those who waited may ask again.
+
+        Then the maps of those who read from standbys: before the rows go that they would look for.
+        """
         shards = tuple(
             replace(
                 shard,
@@ -297,9 +317,14 @@ class Journey:
             )
             for shard in self.layout.shards
         )
+        layout = replace(self.layout, shards=shards)
         with self.router.transaction():
-            write_map(self.router, replace(self.layout, shards=shards))
+            write_map(self.router, layout)
         self.source.execute("select pg_advisory_unlock_all()")
+        for place, why in tell_readers(self.router, self._router_dsn, layout):
+            yield MoveProgress(
+                "switching", f"the reader {place} keeps its old map ({why}): farebox shards migrate mends it"
+            )
 
     def wait_for_old_calls(self) -> None:
         """Calls that read the old map have ended before rows are deleted that they might look for."""
@@ -318,8 +343,11 @@ class Journey:
     def clean_up(self) -> Iterator[MoveProgress]:
         """Ends the replication, and deletes on the source what is on the target."""
         yield MoveProgress("cleaning", f"{self.away.name} forgets partition {self.partition}")
-        if self.rows is None:  # an earlier run has handed them over
+        if self.rows is None:
+            # A run that died has handed them over, and they are here as well. They go with the wall before
+            # them: between the two a worker would make tickets of them here too.
             with self.source.transaction():
+                self._take_small_rows()
                 self._forget_partition(self.source)
         else:
             self._forget_partition(self.rows.conn)
@@ -345,14 +373,20 @@ class Journey:
 
     def _sweep(self) -> None:
         """Small rows that are still there: a run died behind the switch, or an administrator was quick."""
-        while True:
-            rows = handover.SmallRows(self.source, self.partition)
+        found = True
+        while found:
             with self.source.transaction():
-                if not rows.lock():
-                    return
-                with self.target.transaction():
-                    rows.bring(self.target)
-                rows.remove()
+                found = self._take_small_rows()
+
+    def _take_small_rows(self) -> bool:
+        """Those that are there now go to the target, in the caller's transaction; whether there were any."""
+        rows = handover.SmallRows(self.source, self.partition)
+        if not rows.lock():
+            return False
+        with self.target.transaction():
+            rows.bring(self.target)
+        rows.remove()
+        return True
 
     def forget(self) -> None:
         """The move has ended."""
@@ -365,13 +399,10 @@ def _refuse_difference(differs: str | None) -> None:
 
 
 def _router(stack: ExitStack, router_dsn: str) -> tuple[Connection, Layout]:
-    """The router, and its map; no other mover is at work as long as that connection lives."""
+    """The router, and its map, which nobody else changes as long as that connection lives."""
     router = stack.enter_context(connect(router_dsn))
+    hold_map(router)
     layout = read_layout(router)
-    if router.execute("select where to_regclass('farebox.moves') is null").rowcount:
+    if router.execute("select where to_regproc('farebox._at_owners') is null").rowcount:
         raise ConfigurationError("this router is older than this program", hint="farebox shards migrate")
-    if router.execute("select pg_try_advisory_lock('farebox.moves'::regclass::oid::int, 0)").fetchone() != (
-        True,
-    ):
-        raise TransientError("another farebox shards move is at work", hint="Wait for it.")
     return router, layout

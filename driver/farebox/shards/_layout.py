@@ -11,7 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from farebox._dsn import Target
-from farebox.errors import ConfigurationError, FareboxError, map_error
+from farebox.errors import ConfigurationError, FareboxError, TransientError, map_error
 
 PARTITIONS: Final = 64
 QUEUE_ID_BITS: Final = 48
@@ -138,6 +138,26 @@ def read_layout(conn: psycopg.Connection[Any]) -> Layout:
     )
     shards = tuple(Shard(number, name, at, via, tuple(parts)) for number, name, at, via, parts in rows)
     return Layout(settings[0], settings[1], settings[2], shards)
+
+
+def hold_map(router: psycopg.Connection[Any]) -> None:
+    """Nobody else changes the map as long as that connection lives: who writes it has read it before.
+
+    Raises TransientError.
+    """
+    try:
+        with router.transaction():
+            # The session of a command that has just ended may need a moment to be gone.
+            router.execute("set local lock_timeout = '300ms'")
+            # While a router is made for the first time there is nobody else.
+            router.execute(
+                "select pg_advisory_lock(to_regclass('farebox.moves')::oid::int, 0)"
+                " where to_regclass('farebox.moves') is not null"
+            )
+    except psycopg.errors.LockNotAvailable:
+        raise TransientError(
+            "another farebox shards command is changing this installation", hint="Wait for it."
+        ) from None
 
 
 def operator_dsn(router_dsn: str, place: str) -> str:

@@ -61,12 +61,12 @@ def move(
         if not handover.is_on_target(journey.target, partition):
             if not journey.is_noted():
                 yield MoveProgress("checking", "checking both servers")
-                yield from journey.check()
+                yield from journey.check(source_dsn)
                 journey.note()
             yield from journey.copy(source_dsn)
             yield from journey.hand_over(fence_seconds)
         yield MoveProgress("switching", f"the router sends partition {partition} to {target}")
-        journey.switch()
+        yield from journey.switch()
         yield MoveProgress("waiting", "waiting for calls that began before")
         journey.wait_for_old_calls()
         yield from journey.clean_up()

@@ -19,6 +19,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from farebox.errors import ConfigurationError, MigrationError, PermissionDeniedError, TransientError
 
@@ -33,8 +34,9 @@ TABLES: Final = (
     ("claims", "subject", "text"),
 )
 """What is replicated, by which column and its type. Everything else is small and goes inside the fence."""
-_FULL: Final = ("routes", "payment_codes", "tickets", "transactions")
+FULL: Final = ("routes", "payment_codes", "tickets", "transactions")
 """Those whose primary key has not the filter's column."""
+_LOOK_SECONDS: Final = 1.0
 _ERRORS: Final = 3
 """So many failures of the target's workers, and the move says that something is in its way."""
 
@@ -56,11 +58,15 @@ class Replication:
         self.target = target
         self.partition = partition
         self.name = name
+        self._forgiven = 0
 
     # -- before -----------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Raises ConfigurationError or PermissionDeniedError, with what to do about it."""
+    def check(self, source_dsn: str) -> None:
+        """Raises ConfigurationError or PermissionDeniedError, with what to do about it.
+
+        `source_dsn`: by which the target's server will connect to the source.
+        """
         here = self.source.info.host, self.source.info.port
         [level, slots, max_slots, senders, max_senders] = _one(
             self.source,
@@ -86,11 +92,11 @@ class Replication:
                 f"max_logical_replication_workers of the target is {workers}, a move needs 2 or more",
                 hint="alter system set max_logical_replication_workers = 4; then restart that server.",
             )
-        self._check_rights()
+        self._check_rights(source_dsn)
         other = self.source.execute(
             "select relname from pg_class where relnamespace = 'farebox'::regnamespace"
             " and relname = any (%s) and relreplident not in ('d', 'f')",
-            [list(_FULL)],
+            [list(FULL)],
         ).fetchall()
         if other:
             raise ConfigurationError(
@@ -98,7 +104,7 @@ class Replication:
                 hint="alter table … replica identity default (or full) first.",
             )
 
-    def _check_rights(self) -> None:
+    def _check_rights(self, source_dsn: str) -> None:
         [may] = _one(
             self.source,
             "select rolsuper or pg_has_role(current_user, 'farebox_owner', 'usage')"
@@ -111,20 +117,29 @@ class Replication:
                 hint="It needs REPLICATION, CREATE on the database and farebox_owner, or be a superuser.",
             )
         version = self.target.info.server_version
-        [is_super, may] = _one(
-            self.target,
-            "select r.rolsuper, has_database_privilege(current_database(), 'create') and exists ("
-            " select from pg_roles as p where p.rolname = 'pg_create_subscription'"
-            " and pg_has_role(r.oid, p.oid, 'usage'))"
-            " from pg_roles as r where r.rolname = current_user",
-        )
-        if not is_super and not may:
-            raise PermissionDeniedError(
-                f"the login {self.target.info.user} may not subscribe on the target",
-                hint="grant pg_create_subscription to it, and CREATE on the database."
-                if version >= 160000
-                else "Up to PostgreSQL 15 only a superuser may.",
+        if version < 160000:
+            query = "select rolsuper from pg_roles where rolname = current_user"
+            hint = "Up to PostgreSQL 15 only a superuser may."
+        else:
+            # It applies what comes as the tables' owner, and so must be able to become that.
+            query = (
+                "select r.rolsuper or has_database_privilege(current_database(), 'create')"
+                " and pg_has_role('pg_create_subscription', 'usage')"
+                " and pg_has_role('farebox_owner', 'usage') and pg_has_role('farebox_owner', 'set')"
+                " from pg_roles as r where r.rolname = current_user"
             )
+            hint = (
+                "It needs pg_create_subscription, CREATE on the database and farebox_owner (with inherit and"
+                " set), or be a superuser."
+            )
+        [may] = _one(self.target, query)
+        if not may:
+            raise PermissionDeniedError(
+                f"the login {self.target.info.user} may not subscribe on the target", hint=hint
+            )
+        [is_super] = _one(self.target, "select rolsuper from pg_roles where rolname = current_user")
+        if not is_super and not conninfo_to_dict(source_dsn).get("password"):
+            raise _password_required(self.target)
 
     def filters(self) -> list[tuple[str, str]]:
         """Each table with its row filter."""
@@ -162,7 +177,7 @@ class Replication:
         rows = self.source.execute(
             "select relname from pg_class where relnamespace = 'farebox'::regnamespace"
             " and relname = any (%s) and relreplident = 'd' order by relname",
-            [list(_FULL)],
+            [list(FULL)],
         ).fetchall()
         return [name for (name,) in rows]
 
@@ -194,10 +209,7 @@ class Replication:
         ).rowcount
         if self._subscription() is not None:
             if not is_there:
-                raise MigrationError(
-                    f"the replication slot {self.name} of the source is lost, and what it had to bring",
-                    hint="Take the move back with --abort and begin again.",
-                )
+                raise self._slot_lost()
             return
         with contextlib.suppress(psycopg.errors.DuplicateObject):
             self.source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [self.name])
@@ -205,6 +217,7 @@ class Replication:
     def subscribe(self, source_dsn: str) -> None:
         """The target connects to the source by that DSN. Raises ConfigurationError when it cannot."""
         if self._subscription() is not None:
+            self._forgiven = self._failures()  # what went wrong before may have been mended
             return
         with self.target.transaction():
             # The statement has a password in it.
@@ -220,6 +233,9 @@ class Replication:
                             " with (create_slot = false, slot_name = {2}, synchronous_commit = off)"
                         ).format(sql.Identifier(self.name), sql.Literal(source_dsn), sql.Literal(self.name))
                     )
+            except psycopg.errors.ProhibitedSqlStatementAttempted:
+                # The source lets this login in without asking for the password that it was given.
+                raise _password_required(self.target) from None
             except (psycopg.OperationalError, psycopg.errors.InvalidParameterValue) as error:
                 told = str(error.diag.message_primary or error).splitlines()[0]
                 raise ConfigurationError(
@@ -241,18 +257,26 @@ class Replication:
         done = sum(state == "r" for state, _ in rows)
         if done == len(TABLES):
             return None
+        self._refuse_failures()
+        return CopyState(sum(copied for _, copied in rows), done, self.behind())
+
+    def _failures(self) -> int:
+        """How often the target's workers have failed, since there is the subscription."""
         [failures] = _one(
             self.target,
             "select coalesce(max(apply_error_count + sync_error_count), 0)"
             " from pg_stat_subscription_stats where subname = %s",
             [self.name],
         )
+        return int(failures)
+
+    def _refuse_failures(self) -> None:
+        failures = self._failures() - self._forgiven
         if failures >= _ERRORS:
             raise TransientError(
                 f"the copy has failed {failures} times on the target",
                 hint="The log of the target's server says why. Mend it and run the same command, or --abort.",
             )
-        return CopyState(sum(copied for _, copied in rows), done, self.behind())
 
     def behind(self) -> int:
         """Bytes of the source's log that the target has not confirmed."""
@@ -272,19 +296,34 @@ class Replication:
         )
 
     def catch_up(self, seconds: float) -> bool:
-        """Waits until the target has on disk all that the source has written by now; False: too long."""
+        """Waits until the target has on disk all that the source has written by now; False: too long.
+
+        Raises TransientError when the target fails again and again, MigrationError when the slot is gone.
+        """
         deadline = time.monotonic() + seconds
+        look = time.monotonic() + _LOOK_SECONDS
         [written] = _one(self.source, "select pg_current_wal_lsn()")
         while True:
             row = self.source.execute(
                 "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s",
                 [written, self.name],
             ).fetchone()
-            if row is not None and row[0]:
+            if row is None:
+                raise self._slot_lost()
+            if row[0]:
                 return True
             if time.monotonic() > deadline:
                 return False
+            if time.monotonic() > look:
+                self._refuse_failures()
+                look = time.monotonic() + _LOOK_SECONDS
             time.sleep(0.01)
+
+    def _slot_lost(self) -> MigrationError:
+        return MigrationError(
+            f"the replication slot {self.name} of the source is lost, and what it had to bring",
+            hint="Take the move back with --abort and begin again.",
+        )
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -352,6 +391,13 @@ class Replication:
             sql.Identifier(table), sql.SQL(identity)
         )
         briefly(self.source, lambda: self.source.execute(statement), f"the table {table} of the source")
+
+
+def _password_required(target: Connection) -> PermissionDeniedError:
+    return PermissionDeniedError(
+        f"the login {target.info.user} is no superuser of the target: it may subscribe only with a password",
+        hint="Name one in --source-dsn, for which the source's pg_hba.conf asks; or be a superuser there.",
+    )
 
 
 def briefly(conn: Connection, action: Any, what: str, *, attempts: int = 40) -> None:

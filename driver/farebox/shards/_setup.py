@@ -14,6 +14,7 @@ from psycopg import sql
 from farebox import migrate
 from farebox.errors import ConfigurationError, MigrationError, PermissionDeniedError
 from farebox.schema import load_layer
+from farebox.shards._adopt import adopt
 from farebox.shards._layout import (
     PARTITIONS,
     QUEUE_ID_BITS,
@@ -21,6 +22,7 @@ from farebox.shards._layout import (
     Shard,
     ShardDsn,
     connect,
+    hold_map,
     read_layout,
     router_options,
 )
@@ -38,7 +40,8 @@ def init(
 
     Databases without Farebox are migrated; a shard may have companies if they are all its own. Run it again
     after a failure: it goes on; or to change how the router reaches its shards (`via`). Shards whose router
-    was lost get a new one. Raises ConfigurationError, MigrationError, PermissionDeniedError.
+    was lost get a new one, which knows of a move that has begun. Raises ConfigurationError, MigrationError,
+    PermissionDeniedError, TransientError while another one changes the installation.
     """
     if not 1 <= len(shards) <= partitions:
         raise ConfigurationError(f"1 to {partitions} shards can share {partitions} partitions")
@@ -47,13 +50,16 @@ def init(
     ):
         raise ConfigurationError("each shard needs a name and a database of its own")
     with connect(router_dsn) as router:
-        _require_superuser(router)
-        _migrate_if_blank(router_dsn, router)
+        require_superuser(router)
+        migrate_if_blank(router_dsn, router)
+        hold_map(router)
+        adopted = None
         try:
             layout = read_layout(router)
         except ConfigurationError:
-            _refuse_data(router, "this database has companies of its own: it cannot become a router")
-            layout = _adopt(shards) or _new_layout(shards, partitions, registry)
+            refuse_data(router, "this database has companies of its own: it cannot become a router")
+            adopted = adopt(shards)
+            layout = _new_layout(shards, partitions, registry) if adopted is None else adopted.layout
         if {shard.place for shard in layout.shards} != {shard.place for shard in shards}:
             raise ConfigurationError(
                 "this database is the router of other shards already",
@@ -66,7 +72,13 @@ def init(
         )
         password = _password(router) or secrets.token_urlsafe(24)
         # Noted first, so that a second run after a failure is about the same installation.
-        make_router(router, layout, password)
+        with router.transaction():
+            make_router(router, layout, password)
+            if adopted is not None and adopted.move is not None:
+                router.execute(
+                    "insert into farebox.moves (partition, source, target, altered) values (%s, %s, %s, %s)",
+                    adopted.move,
+                )
         for given in shards:
             [shard] = [shard for shard in layout.shards if shard.place == given.place]
             make_shard(given.dsn, layout, shard, password)
@@ -76,7 +88,8 @@ def init(
 def add(router_dsn: str, new: ShardDsn) -> Layout:
     """Adds a shard without partitions; `move` brings it some. Raises as `init`."""
     with connect(router_dsn) as router:
-        _require_superuser(router)
+        require_superuser(router)
+        hold_map(router)
         layout = read_layout(router)
         known = [shard for shard in layout.shards if shard.name == new.name]
         if known and known[0].place != new.place:
@@ -90,31 +103,6 @@ def add(router_dsn: str, new: ShardDsn) -> Layout:
         password = router_password(router)
         make_shard(new.dsn, layout, layout.shard(new.name), password)
         make_router(router, layout, password)
-    return layout
-
-
-def make_reader(router_dsn: str, reader_dsn: str, replicas: Sequence[ShardDsn]) -> Layout:
-    """Makes the database of `reader_dsn` a router that reads from standbys of the shards: for `read_dsn`.
-
-    `replicas` names each shard of the router and where its standby is. Make it again when a partition has
-    moved. Raises as `init`.
-    """
-    with connect(router_dsn) as router:
-        layout = read_layout(router)
-        password = router_password(router)
-    given = {replica.name: replica for replica in replicas}
-    if given.keys() != {shard.name for shard in layout.shards}:
-        raise ConfigurationError("name a replica for each shard, by the shard's name")
-    shards = tuple(
-        replace(shard, place=given[shard.name].place, place_via=given[shard.name].place_via)
-        for shard in layout.shards
-    )
-    layout = replace(layout, shards=shards)
-    with connect(reader_dsn) as reader:
-        _require_superuser(reader)
-        _migrate_if_blank(reader_dsn, reader)
-        _refuse_data(reader, "this database has companies of its own: it cannot become a router")
-        make_router(reader, layout, password)
     return layout
 
 
@@ -133,41 +121,10 @@ def _new_layout(shards: Sequence[ShardDsn], partitions: int, registry: bool) -> 
     return Layout(uuid4(), partitions, registry, tuple(places))
 
 
-def _adopt(shards: Sequence[ShardDsn]) -> Layout | None:
-    """The installation that these shards are already, whose router was lost; None when they are none."""
-    found: list[Shard] = []
-    settings: set[tuple[Any, ...]] = set()
-    for shard in shards:
-        with connect(shard.dsn) as conn:
-            if conn.execute("select where to_regclass('farebox.sharding') is null").rowcount:
-                continue
-            row = conn.execute(
-                "select cluster_id, partitions, has_registry, shard from farebox.sharding"
-            ).fetchone()
-            parts = conn.execute(
-                "select partition from farebox.own_partitions where is_open order by 1"
-            ).fetchall()
-            if row is not None:
-                settings.add(row[:3])
-                found.append(
-                    Shard(row[3], shard.name, shard.place, shard.place_via, tuple(part for (part,) in parts))
-                )
-    if not found:
-        return None
-    whole = [part for shard in found for part in shard.partitions]
-    if len(settings) > 1 or len(found) < len(shards) or sorted(whole) != list(range(next(iter(settings))[1])):
-        raise ConfigurationError(
-            "these databases are not all the shards of one installation",
-            hint="Name all of its shards, and only those.",
-        )
-    [(cluster_id, partitions, registry)] = settings
-    return Layout(cluster_id, partitions, registry, tuple(sorted(found, key=lambda shard: shard.number)))
-
-
 def make_shard(dsn: str, layout: Layout, shard: Shard, password: str) -> None:
     """Makes the database of `dsn` that shard, or brings it up to date."""
     with connect(dsn) as conn:
-        _migrate_if_blank(dsn, conn)
+        migrate_if_blank(dsn, conn)
         _refuse_other_cluster(conn, layout, shard)
         with conn.transaction():
             _make_mask(conn, layout)
@@ -340,12 +297,12 @@ def _note(conn: Connection, layout: Layout, number: int | None) -> None:
     )
 
 
-def _migrate_if_blank(dsn: str, conn: Connection) -> None:
+def migrate_if_blank(dsn: str, conn: Connection) -> None:
     if conn.execute("select where to_regnamespace('farebox') is null").rowcount:
         migrate.apply(dsn)
 
 
-def _require_superuser(conn: Connection) -> None:
+def require_superuser(conn: Connection) -> None:
     [may] = conn.execute("select rolsuper from pg_roles where rolname = current_user").fetchone() or [False]
     available = conn.execute("select from pg_available_extensions where name = 'plproxy'").rowcount
     if not available:
@@ -360,7 +317,7 @@ def _require_superuser(conn: Connection) -> None:
         )
 
 
-def _refuse_data(conn: Connection, message: str) -> None:
+def refuse_data(conn: Connection, message: str) -> None:
     if conn.execute("select from farebox.companies limit 1").rowcount:
         raise ConfigurationError(message, hint="Make it the first shard of a new, empty router.")
 
@@ -375,7 +332,8 @@ def _refuse_other_cluster(conn: Connection, layout: Layout, shard: Shard) -> Non
 
 def _refuse_foreign_companies(conn: Connection) -> None:
     foreign = conn.execute(
-        "select count(*) from farebox.companies as c where not farebox._own_partition(c.id)"
+        "select count(*) from farebox.companies as c where farebox._partition_of(c.id::text) not in"
+        " (select partition from farebox.own_partitions union select partition from farebox.stray_partitions)"
     ).fetchone()
     if foreign is not None and foreign[0]:
         raise MigrationError(
