@@ -300,7 +300,15 @@ def test_a_json_number_is_no_id(db: Database, number: str) -> None:
         assert said(create(conn, good, *bare)) == ["duplicate", "company_id_invalid", "conflict"]
 
 
-def test_a_deep_element_harms_neither_its_neighbours_nor_later_attempts(db: Database) -> None:
+@pytest.fixture
+def depth_step() -> int:
+    """Of the depths that the next test tries: every one."""
+    return 1
+
+
+def test_a_deep_element_harms_neither_its_neighbours_nor_later_attempts(
+    db: Database, depth_step: int
+) -> None:
     """As deep as the server takes JSON at all, whatever the functions themselves need of the stack."""
     company = db.company()
     route = db.route(company)
@@ -320,7 +328,7 @@ def test_a_deep_element_harms_neither_its_neighbours_nor_later_attempts(db: Data
             else:
                 low = middle
         # Each function stands at another height of the stack, so a depth may be too much for only one.
-        for levels in range(low - 120, low + 1):
+        for levels in range(low - 120, low + 1, depth_step):
             rows = create(conn, deep(levels), db.payment(company, route))
             assert said(rows) == ["amount_invalid", "created"], levels
         kept = db.payment(company, route, amount=-1)

@@ -291,8 +291,8 @@ def test_batches_mean_their_elements_one_after_the_other(db: Database) -> None:
     assert set(Batches.outcomes) == _ALL, "the strategy does not come to every outcome"
 
 
-def run_batches(elements: int, *, shrink: bool = True) -> None:
-    """Runs the machine until it has compared so many elements; what it needs is set."""
+def run_batches(elements: int, *, examples: int = 20, shrink: bool = True) -> None:
+    """Runs the machine until it has compared so many elements, `examples` worlds at a time; it is set up."""
     seed = int(os.environ.get("FAREBOX_TEST_SEED", secrets.randbits(32)))
     Batches.elements, Batches.outcomes = 0, {}
     while Batches.elements < elements:
@@ -300,7 +300,7 @@ def run_batches(elements: int, *, shrink: bool = True) -> None:
         run_state_machine_as_test(
             hypothesis.seed(seed)(Batches),
             settings=hypothesis.settings(
-                max_examples=20,
+                max_examples=examples,
                 stateful_step_count=25,
                 database=None,
                 deadline=None,

@@ -25,9 +25,23 @@ TABLES = (
     *("companies", "routes", "payment_codes", "tickets", "transactions", "unapplied_payments"),
     *("company_logins", "ticket_queue", "ticket_queue_dead", "ticket_queue_pauses"),
 )
-_EMPTY = sql.SQL("truncate {}").format(
-    sql.SQL(", ").join(sql.Identifier("farebox", name) for name in (*TABLES, "claims", "foreign_subjects"))
-)
+# Those that have had rows: to truncate an empty table takes as long as a full one.
+_EMPTY = sql.SQL(
+    """
+    do $$
+    declare
+      v_tables text := (
+        select string_agg(c.oid::regclass::text, ', ') from pg_catalog.pg_class as c
+        where c.oid = any ({}::regclass[]) and pg_catalog.pg_relation_size(c.oid) > 0);
+    begin
+      if v_tables is not null then
+        execute 'truncate ' || v_tables || ' cascade';
+      end if;
+    end
+    $$
+    """
+).format(sql.Literal([f"farebox.{name}" for name in (*TABLES, "claims", "foreign_subjects")]))
+_CLOCK: LiteralString = "select prosrc from pg_catalog.pg_proc where oid = 'farebox._now()'::regprocedure"
 
 _serial = itertools.count(1)
 
@@ -56,9 +70,11 @@ class Sharded:
         for name, database in self.names.items():
             self.server_of(name).create_database(database, tap=None if blank else False)
         self.dsn = server.dsn(self.router_name)
+        self._conns: dict[str, psycopg.Connection[Row]] = {}
         self.layout: Layout = init(
             self.dsn, [ShardDsn(name, self.shard_dsn(name)) for name in self.names], registry=registry
         )
+        self._clock = self._on(self.dsn, _CLOCK)
 
     def server_of(self, name: str) -> Server:  # noqa: ARG002 - others have more than one server
         """Where that shard is."""
@@ -75,9 +91,30 @@ class Sharded:
         params: Parameters | None = None,
     ) -> list[Row]:
         """Runs one statement on a shard as superuser."""
-        with psycopg.connect(self.shard_dsn(name), autocommit=True) as conn:
+        return self._on(self.shard_dsn(name), query, params)
+
+    def _on(
+        self, dsn: str, query: LiteralString | sql.Composed | sql.SQL, params: Parameters | None = None
+    ) -> list[Row]:
+        """In a session that is kept: most of a short test would be spent on new ones."""
+        conn = self._conns.get(dsn)
+        if conn is None or conn.closed:
+            conn = self._conns[dsn] = psycopg.connect(
+                dsn, autocommit=True, connect_timeout=30, prepare_threshold=None
+            )
+        try:
             cursor = conn.execute(query, params)
-            return cursor.fetchall() if cursor.description else []
+        except psycopg.OperationalError:
+            if not conn.closed:
+                raise
+            return self._on(dsn, query, params)  # its server was killed meanwhile
+        return cursor.fetchall() if cursor.description else []
+
+    def close(self) -> None:
+        """Ends the sessions that are kept."""
+        for conn in self._conns.values():
+            conn.close()
+        self._conns.clear()
 
     def on_all(
         self, query: LiteralString | sql.Composed | sql.SQL, params: Parameters | None = None
@@ -94,28 +131,24 @@ class Sharded:
 
     def company_on(self, name: str) -> UUID:
         """An id of a company, not there yet, that belongs on that shard."""
-        partitions = self.layout.shard(name).partitions
-        with psycopg.connect(self.dsn) as conn:
-            while True:
-                company = uuid4()
-                row = conn.execute("select farebox._partition_of(%s)", [str(company)]).fetchone()
-                if row is not None and row[0] in partitions:
-                    return company
+        while self.shard_of(company := uuid4()) != self.layout.shard(name).number:
+            pass
+        return company
 
     def payment_at(self, name: str) -> str:
         """A new transaction id that the registry has on that shard."""
-        partitions = self.layout.shard(name).partitions
-        with psycopg.connect(self.dsn) as conn:
-            while True:
-                payment = f"pay-{secrets.token_hex(8)}"
-                row = conn.execute("select farebox._partition_of(%s)", [payment]).fetchone()
-                if row is not None and row[0] in partitions:
-                    return payment
+        while self.shard_of(payment := f"pay-{secrets.token_hex(8)}") != self.layout.shard(name).number:
+            pass
+        return payment
 
     def wait_until_seen(self) -> None:
-        """Returns when the router sees the shard again: it looks by itself, after milliseconds."""
+        """Returns when the router sees the shard again: it looks when its time is over, which is now."""
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             conn.execute("set role farebox_owner")
+            conn.execute(
+                "select setval(farebox._down_sequence(d.shard), 1)"
+                " from farebox._down_untils() as d where d.until > 0"
+            )
             deadline = time.monotonic() + 30
             while conn.execute("select farebox._shards_down() = '{}'").fetchone() != (True,):
                 assert time.monotonic() < deadline
@@ -127,19 +160,16 @@ class Sharded:
 
     def clean(self) -> None:
         """Empties all shards, and has all clocks go again."""
-        clock = (
-            (db_dir() / "functions/_now.sql")
-            .read_text()
-            .replace("create function", "create or replace function")
-        )
+        self.empty()
         for dsn in (self.dsn, *map(self.shard_dsn, SHARDS)):
-            with psycopg.connect(dsn, autocommit=True) as conn:
-                if dsn != self.dsn:
-                    conn.execute(_EMPTY)
-                conn.execute(clock.encode())
+            if self._on(dsn, _CLOCK) != self._clock:
+                clock = (db_dir() / "functions/_now.sql").read_text()
+                with psycopg.connect(dsn, autocommit=True) as conn:
+                    conn.execute(clock.replace("create function", "create or replace function").encode())
 
     def drop(self) -> None:
         """Drops the databases and the router's login."""
+        self.close()
         self.server.drop_database(self.router_name)
         for name, database in self.names.items():
             self.server_of(name).drop_database(database)

@@ -103,6 +103,12 @@ def rounds() -> int:
 
 
 @pytest.fixture
+def depth_step() -> int:
+    """Every fifth: a function that stands higher on the stack than the others does so by more levels."""
+    return 5
+
+
+@pytest.fixture
 def conn(db: RoutedDatabase) -> Connection:
     return db.connect(autocommit=True)
 

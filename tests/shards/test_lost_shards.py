@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -22,6 +22,7 @@ from farebox import AsyncFarebox, TransientError
 from farebox.shards import check, status
 from tests.cli.commands import start
 from tests.core.support import Call, Connection, Outcome, create, said, violations
+from tests.operate.support import found
 from tests.queue.support import json_lines
 from tests.shards.support import RoutedDatabase, Sharded
 from tests.shards.test_registry import Companies
@@ -56,14 +57,27 @@ class Loseable(Sharded):
         self.other.start()
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["registry", "no registry"])
-def loseable(request: pytest.FixtureRequest, farm: Farm, sharded_server: Sharded) -> Iterator[Loseable]:
-    with ExitStack() as stack:
-        other = stack.enter_context(farm.private("pg15", fsync="off"))
-        sharded = Loseable(sharded_server.server, other, registry=request.param)
-        RoutedDatabase(sharded).show_tables()
-        yield sharded
-        sharded.drop()
+@pytest.fixture(scope="module")
+def other_server(farm: Farm) -> Iterator[Server]:
+    with farm.private("pg15", fsync="off") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def loseable(
+    request: pytest.FixtureRequest, other_server: Server, sharded_server: Sharded
+) -> Iterator[Loseable]:
+    """With the registry, unless a test says otherwise."""
+    sharded = Loseable(sharded_server.server, other_server, registry=getattr(request, "param", True))
+    RoutedDatabase(sharded).show_tables()
+    yield sharded
+    sharded.drop()
+
+
+_WITH_AND_WITHOUT_REGISTRY = pytest.mark.parametrize(
+    "loseable", [True, False], ids=["registry", "no registry"], indirect=True
+)
+"""For what takes another way without it; what a shard is asked, and how its loss is found, is the same."""
 
 
 @pytest.fixture
@@ -104,6 +118,7 @@ def test_others_rows_stand_and_the_lost_ones_come_when_it_is_back(
         "select sum(value) from farebox.metrics_server() where metric = 'farebox_shard_up'"
     ).fetchall()
     assert up == 2
+    assert [each.message for each in found(loseable.dsn, "shards")] == ["the shard two does not answer"]
     loseable.start()
     loseable.wait_until_seen()
     assert said(create(conn, *batch)) == ["duplicate"] * 2 + ["created"] * 2 + ["duplicate"] * 2
@@ -111,6 +126,7 @@ def test_others_rows_stand_and_the_lost_ones_come_when_it_is_back(
     assert check(loseable.dsn) == []
 
 
+@_WITH_AND_WITHOUT_REGISTRY
 def test_a_lost_shard_of_the_registry_costs_the_payments_it_registers(
     loseable: Loseable, companies: Companies
 ) -> None:
@@ -120,12 +136,18 @@ def test_a_lost_shard_of_the_registry_costs_the_payments_it_registers(
     loseable.kill()
     first = "shard_unavailable" if loseable.layout.has_registry else "created"
     assert said(create(conn, *batch)) == [first, "created"]
+    stored = conn.execute(
+        "select queue_id is not null from farebox.enqueue_tickets(%s::json)",
+        [json.dumps([pay(companies, shard, "three") for shard in ("one", "two")])],
+    )
+    assert stored.fetchall() == [(True,), (False,)]
     loseable.start()
     loseable.wait_until_seen()
     assert create(conn, *batch)[0].ticket_id is not None
     assert violations(companies.db) == []
 
 
+@_WITH_AND_WITHOUT_REGISTRY
 def test_killed_in_the_middle_of_calls_every_payment_is_created_once_and_told_so(
     loseable: Loseable, companies: Companies
 ) -> None:
@@ -227,14 +249,12 @@ def test_a_dead_shards_queue_waits_and_the_others_run(loseable: Loseable, compan
     assert violations(db) == []
 
 
-@pytest.mark.parametrize("loseable", [True], ids=["registry"], indirect=True)
 def test_a_worker_serves_all_shards_a_killed_one_when_it_is_back_and_ends_well(
     loseable: Loseable, companies: Companies
 ) -> None:
     """`farebox worker` as a process; the shard dies while it makes tickets of the worker's batch.
 
-    With the registry only: what a worker asks of shards is the same without. Seen to fail with
-    `process_ticket_queue` of the router raising when a shard is lost.
+    Seen to fail with `process_ticket_queue` of the router raising when a shard is lost.
     """
     db = companies.db
     conn: Connection = db.connect(autocommit=True)
