@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
@@ -33,7 +34,7 @@ from tests.support.servers import Farm
 _TWICE = Reason("the router itself asks a shard that raises this once more: twice as many attempts")
 _CLIENT = Reason("it is about what happens in the client: before anything is asked, or after it was answered")
 _BEFORE = Reason("it is about the client and the pooler, whatever database is behind that")
-_LEFT_OUT = {
+_LEFT_OUT: dict[ModuleType, dict[str, Reason]] = {
     test_calls: {
         "test_a_database_without_farebox_says_what_to_do": ELSEWHERE,
         "test_both_clients_have_the_same_methods": ELSEWHERE,
