@@ -1481,7 +1481,8 @@ begin
   end;
 
   -- Somebody among them is poison, such as a payment that the queue gave up. A loop, because each is tried by itself to see who, and taken
-  -- back, so that in the end the others take their locks in the one order, all together.
+  -- back, so that in the end the others take their locks in the one order, all together. (Who waits for one that is taken back goes on
+  -- waiting until we have ended, and may stand before us in a code's line: only here one call may deadlock with another, 40P01.)
   v_reasons := array_fill(null::text, array[cardinality(v_requests)]);
   for v_ordinal in 1 .. cardinality(v_requests) loop
     begin
