@@ -236,9 +236,6 @@ def server_settings(port: int, socket_folder: str) -> dict[str, str | int]:
         "checkpoint_timeout": "15min",
         # pglz, the only compression that the embedded server has, costs more than what it saves.
         "wal_compression": "off",
-        # Changed pages that leave the buffers go to the disk at once. Otherwise the system collects gigabytes
-        # of them, and while it writes those, commits wait.
-        "backend_flush_after": "512kB",
         # Inserts are bursts of WAL; 16 MB keep a batch from waiting for the buffer.
         "wal_buffers": "16MB",
         # Every statement is short: compiling one costs more than it can save.

@@ -13,7 +13,6 @@ SETTINGS: dict[str, str | int] = {
     "shared_buffers": "1GB",
     "max_wal_size": "8GB",
     "checkpoint_timeout": "30min",
-    "backend_flush_after": "512kB",
     "autovacuum": "on",
     "statement_timeout": "0",
 }
