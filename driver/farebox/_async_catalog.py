@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 from farebox import calls
 from farebox._async_part import AsyncPart
+from farebox._ids import uuid_v7
 from farebox._queue import Part
 from farebox.calls import Call
 from farebox.encoding import encode_many
@@ -127,13 +126,7 @@ class AsyncCatalog(AsyncPart):
 def _with_id(element: Request | Mapping[str, Any]) -> Request | Mapping[str, Any]:
     """With an id, if it has none: a second try must find what the first one added, not add it again."""
     if isinstance(element, CompanyRequest | RouteRequest):
-        return element if element.id is not None else element.model_copy(update={"id": _new_id()})
+        return element if element.id is not None else element.model_copy(update={"id": uuid_v7()})
     if isinstance(element, Mapping) and element.get("id") is None:
-        return {**element, "id": _new_id()}
+        return {**element, "id": uuid_v7()}
     return element
-
-
-def _new_id() -> UUID:
-    """A UUID as the database makes them: version 7, in the order of time."""
-    time_and_version = time.time_ns() // 1_000_000 << 16 | 7 << 12 | secrets.randbits(12)
-    return UUID(int=time_and_version << 64 | 2 << 62 | secrets.randbits(62))

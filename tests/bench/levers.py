@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +18,8 @@ from typing import Any, Final
 
 from psycopg.conninfo import make_conninfo
 
+from farebox._ids import uuid_v7
 from farebox.bench.contest import Connection, Contender, compete, creating
-from farebox.bench.floor import uuid_v7
 from farebox.bench.payments import Payment, Seller, new_batches, open_companies, texts
 from farebox.bench.place import connect
 from farebox.bench.report import Report
@@ -191,14 +190,10 @@ def _staged(conn: Connection, lines: str) -> Counter[str]:
 def commit(db: Database, size: int, rows: int, _filled: int) -> list[Contender[Any]]:
     """The delays."""
     sellers = open_companies(db.dsn, 10)
-
-    def batches() -> list[str]:
-        return [json.dumps(batch) for batch in new_batches(sellers, rows, size)]
-
     return [
         creating(
             f"commit_delay {delay}",
-            batches,
+            lambda: texts(new_batches(sellers, rows, size)),
             rows,
             dsn=make_conninfo(db.dsn, options=f"-c commit_delay={delay}"),
         )

@@ -6,9 +6,6 @@ the lean one, into a single table with a time-ordered key and a unique payment.
 
 from __future__ import annotations
 
-import random
-import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +13,7 @@ from typing import Any, Final
 
 import psycopg
 
+from farebox._ids import uuid_v7
 from farebox.bench.contest import Connection, Contender
 from farebox.bench.payments import Payment
 from farebox.bench.place import FLOOR_SCHEMA, connect
@@ -99,15 +97,4 @@ def _lean(batch: Sequence[Payment]) -> str:
         f"{uuid_v7()}\t{p['company_id']}\t{p['route_id']}\t{p['passenger_phone']}\t"
         f"{p['monime_transaction_id']}\t{p['monime_otp']}\t{p['amount']}\t{now}\n"
         for p in batch
-    )
-
-
-def uuid_v7() -> uuid.UUID:
-    """A time-ordered id, as the database makes them."""
-    return uuid.UUID(
-        int=(time.time_ns() // 10**6 << 80)
-        | (7 << 76)
-        | (random.getrandbits(12) << 64)
-        | (2 << 62)
-        | random.getrandbits(62)
     )
