@@ -31,6 +31,7 @@
 \ir functions/_clean_batch.sql
 \ir functions/_shallow_json.sql
 \ir functions/_otp.sql
+\ir functions/_shown.sql
 \ir functions/_parse_batch.sql
 \ir functions/_differing.sql
 \ir functions/_looks_replayed.sql
@@ -52,6 +53,8 @@
 \ir functions/create_tickets.sql
 \ir functions/create_ticket.sql
 \ir functions/record_missing_transactions.sql
+\ir functions/blameless_errors.sql
+\ir functions/_is_blameless.sql
 \ir functions/apply_unapplied_payments.sql
 \ir functions/upsert_companies.sql
 \ir functions/upsert_routes.sql
@@ -76,7 +79,6 @@
 \ir functions/_backoff.sql
 \ir functions/_is_given_up.sql
 \ir functions/_read_queue_keys.sql
-\ir functions/blameless_errors.sql
 \ir functions/enqueue_tickets.sql
 \ir functions/_hold_queue_floor.sql
 \ir functions/_raise_queue_floor.sql

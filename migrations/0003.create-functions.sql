@@ -364,9 +364,30 @@ comment on function farebox._otp(text) is 'A one-time password, null when the te
 
 reset role;
 
+-- [copy of db/functions/_shown.sql]
+-- Purpose: a text in a form that the session can be sent: one character that its client_encoding lacks would cost the whole answer.
+-- Parameters: p_text, may be null.  Returns: the text; when it holds such a character, with ? for all that is not printable ASCII.
+set role farebox_owner;
+
+create function farebox._shown(p_text text)
+returns text
+language plpgsql stable strict security invoker
+as $$
+begin
+  perform convert_to(p_text, pg_client_encoding());
+  return p_text;
+exception when untranslatable_character then
+  return regexp_replace(p_text, '[^ -~]', '?', 'g');
+end
+$$;
+
+comment on function farebox._shown(text) is 'Internal: a text in characters that the session''s client_encoding has';
+
+reset role;
+
 -- [copy of db/functions/_parse_batch.sql]
 -- Purpose: the elements of a batch as columns, normalised; a value that breaks its format is null. No element is judged here.
--- Parameters: p_batch, an array.  Returns: a row for each element; transaction_id is trimmed, its length not yet checked;
+-- Parameters: p_batch, an array.  Returns: a row for each element; given_id as it can be shown; transaction_id is trimmed, its length not yet checked;
 --   company and route also as given ('' for null), for whoever reads the few UUIDs of a batch once and not for each element.
 -- Raises: data exceptions for what json_to_recordset cannot read (see _clean_batch).
 -- Without settings of its own and stable, so that it is inlined into the statements that use it.
@@ -380,7 +401,8 @@ language sql stable security invoker
 as $$
   select
     f.ordinal,
-    f.given_id,
+    -- As a subquery it is asked once a batch.
+    case when (select pg_client_encoding() in ('UTF8', 'SQL_ASCII')) then f.given_id else farebox._shown(f.given_id) end,
     case when f.is_text then farebox._trimmed(f.given_id) end,
     coalesce(f.company_id, ''),
     coalesce(f.route_id, ''),
@@ -1045,6 +1067,10 @@ begin
     cross join lateral (select farebox._commission(t.amount, t.commission_rate) as commission) as c
     where t.reason is null;
     get diagnostics written = row_count;
+    if written < cardinality(p_tickets) then  -- a trigger or a rule may leave rows out without a word
+      missing := array(select t.ticket_id from unnest(p_tickets) as t where t.reason is null
+        and not exists (select from farebox.transactions as x where x.ticket_id = t.ticket_id));
+    end if;
     return;
   exception
     when transaction_rollback then
@@ -1066,6 +1092,9 @@ begin
       on conflict (ticket_id) do nothing;
       get diagnostics v_count = row_count;
       written := written + v_count;
+      if v_count = 0 and not exists (select from farebox.transactions as x where x.ticket_id = v_ticket.ticket_id) then
+        missing := missing || v_ticket.ticket_id;
+      end if;
     exception
       when transaction_rollback then
         raise;
@@ -1191,7 +1220,8 @@ begin
     company_id = case when u.company_id = excluded.company_id then u.company_id end,
     request = case when excluded.reason is null then u.request else excluded.request end,
     reason = coalesce(excluded.reason, u.reason),
-    last_seen_at = case when excluded.reason is null then u.last_seen_at else excluded.last_seen_at end,
+    -- Never back: who comes last may have begun first.
+    last_seen_at = case when excluded.reason is null then u.last_seen_at else greatest(u.last_seen_at, excluded.last_seen_at) end,
     attempts = u.attempts + case when excluded.reason is null then 0 else excluded.attempts end,
     earlier_requests = case when excluded.reason is null then u.earlier_requests else array(
       select (array_agg(e.request order by e.place))[1]
@@ -1200,7 +1230,7 @@ begin
       group by e.request::text
       order by min(e.place)
       limit 9) end,
-    resolved_at = coalesce(u.resolved_at, excluded.resolved_at),
+    resolved_at = coalesce(u.resolved_at, case when excluded.ticket_id is not null then greatest(u.last_seen_at, excluded.resolved_at) end),
     ticket_id = coalesce(u.ticket_id, excluded.ticket_id);
 end
 $$;
@@ -1431,6 +1461,36 @@ comment on function farebox.record_missing_transactions(int) is
 
 reset role;
 
+-- [copy of db/functions/blameless_errors.sql]
+-- Purpose: which errors are no request's fault, whatever was in the batch: the one place where this is said, for whoever processes.
+-- Returns: how their SQLSTATEs begin. Others that process_ticket_queue raises may be a request's, such as memory (53200) or time (57014).
+set role farebox_owner;
+
+create function farebox.blameless_errors()
+returns setof text
+language sql immutable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$ values ('25'), ('40'), ('42'), ('53100'), ('53300'), ('55') $$;
+
+comment on function farebox.blameless_errors() is 'How the SQLSTATEs begin of errors that are no queued request''s fault';
+
+reset role;
+
+-- [copy of db/functions/_is_blameless.sql]
+-- Purpose: whether an error is no request's fault, so that it is raised instead of blamed on one.
+-- Parameters: p_sqlstate.  Returns: whether it begins as blameless_errors() says.
+set role farebox_owner;
+
+create function farebox._is_blameless(p_sqlstate text)
+returns boolean
+language sql immutable security invoker
+as $$ select exists (select from farebox.blameless_errors() as b(beginning) where starts_with(p_sqlstate, b.beginning)) $$;
+
+comment on function farebox._is_blameless(text) is 'Internal: whether an error is no queued request''s fault';
+
+reset role;
+
 -- [copy of db/functions/apply_unapplied_payments.sql]
 -- Purpose: tries kept payments again, those first that were tried longest ago.
 -- Parameters: p_limit, 1 to 10,000; p_reason, only payments rejected for it (null = any).  Returns: their outcomes, as create_tickets; a
@@ -1475,7 +1535,7 @@ begin
     return query select o.* from farebox.create_tickets(array_to_json(v_requests)) as o;
     return;
   exception when others then
-    if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+    if farebox._is_blameless(sqlstate) then
       raise;
     end if;
   end;
@@ -1492,7 +1552,7 @@ begin
       when sqlstate 'TK000' then
         null;
       when others then
-        if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+        if farebox._is_blameless(sqlstate) then
           raise;
         end if;
         v_reasons[v_ordinal] := 'error_' || sqlstate;
@@ -1678,7 +1738,7 @@ begin
         when v_new.fare is null then 'fare_invalid'
         when v_new.status not in ('active', 'inactive') or v_new.status is null then 'status_invalid'
         when v_old.company_id <> v_element.company_id then 'company_mismatch'
-        when not exists (select from farebox.companies as c where c.id = v_element.company_id) then 'company_not_found'
+        when not exists (select from farebox.companies as c where c.id = v_element.company_id for key share) then 'company_not_found'
       end;
       exit when v_reason is not null;
 
@@ -1734,7 +1794,8 @@ reset role;
 -- [copy of db/functions/issue_payment_codes.sql]
 -- Purpose: issues payment codes, and changes the limit or the end of issued ones. The code itself names the row, so a retry is harmless.
 -- Parameters: p_batch of {id?, company_id, route_id?, code, total_tickets, expires_at?}; on an issued code absent keys keep what is stored.
--- Returns: created, updated, unchanged or rejected for each.  Raises: TK001, TK002.  Locks and writes: payment_codes (by id).
+-- Returns: created, updated, unchanged or rejected for each.  Raises: TK001, TK002.
+-- Locks and writes: payment_codes (by id), their companies and routes (shared).
 set role farebox_owner;
 
 create function farebox.issue_payment_codes(p_batch json)
@@ -1798,9 +1859,9 @@ begin
         when coalesce(length(v_element.code), 0) not between 1 and 64 then 'code_invalid'
         when v_new.total_tickets is null then 'total_tickets_invalid'
         when coalesce(v_element.object -> 'expires_at', 'null') <> 'null' and v_new.expires_at is null then 'expires_at_invalid'
-        when not exists (select from farebox.companies as c where c.id = v_element.company_id) then 'company_not_found'
+        when not exists (select from farebox.companies as c where c.id = v_element.company_id for key share) then 'company_not_found'
         when v_new.route_id is not null and not exists (
-          select from farebox.routes as r where r.id = v_new.route_id and r.company_id = v_element.company_id) then 'route_not_found'
+          select from farebox.routes as r where r.id = v_new.route_id and r.company_id = v_element.company_id for key share) then 'route_not_found'
         when v_old.company_id <> v_element.company_id or v_element.id <> v_old.id
           or v_old.id is not null and v_new.route_id is distinct from v_old.route_id then 'code_taken'
         when v_new.total_tickets < v_old.used_tickets then 'total_below_used'
@@ -2488,22 +2549,6 @@ comment on function farebox._read_queue_keys(text[]) is 'Internal: queue ids and
 
 reset role;
 
--- [copy of db/functions/blameless_errors.sql]
--- Purpose: which errors are no request's fault, whatever was in the batch: the one place where this is said, for whoever processes.
--- Returns: how their SQLSTATEs begin. Others that process_ticket_queue raises may be a request's, such as memory (53200) or time (57014).
-set role farebox_owner;
-
-create function farebox.blameless_errors()
-returns setof text
-language sql immutable security definer
-set search_path = pg_catalog, pg_temp
-set standard_conforming_strings = on
-as $$ values ('25'), ('40'), ('42'), ('53100'), ('53300'), ('55') $$;
-
-comment on function farebox.blameless_errors() is 'How the SQLSTATEs begin of errors that are no queued request''s fault';
-
-reset role;
-
 -- [copy of db/functions/enqueue_tickets.sql]
 -- Purpose: stores requests durably, to become tickets soon; what is wrong with one comes out when it is processed.
 -- Parameters: p_batch, an array of at most 10,000 requests.  Returns: for each, in order, its queue id. Once the transaction has
@@ -2972,7 +3017,7 @@ begin
     if not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
       raise;
     end if;
-    v_is_blameless := exists (select from farebox.blameless_errors() as b(beginning) where starts_with(v_sqlstate, b.beginning));
+    v_is_blameless := farebox._is_blameless(v_sqlstate);
   end;
 
   v_now := farebox._now();
@@ -4296,7 +4341,8 @@ reset role;
 -- [copy of db/functions/_follow_code_terms.sql]
 -- Purpose: the status of a code follows its limit and its end: lowered to what is used it is spent; a code that was spent, or whose time
 --   was over, sells again once it has uses and time left. A code that was expired or cancelled by hand stays so.
--- Returns: the row.  Fires before a code is inserted or its total_tickets or expires_at is set; charging a code sets its status itself.
+-- Returns: the row.  Fires before a code is inserted or its total_tickets or expires_at is set, or a spent one is called active; charging a
+--   code sets its status itself.
 set role farebox_owner;
 
 create function farebox._follow_code_terms()
@@ -4324,6 +4370,13 @@ create trigger payment_codes_status_follows_terms
 before insert or update of total_tickets, expires_at on farebox.payment_codes
 for each row execute function farebox._follow_code_terms();
 comment on trigger payment_codes_status_follows_terms on farebox.payment_codes is 'The status of a code follows its limit and its end';
+
+-- Charging a code sets its status too, so the condition stands outside of the function: a charge never meets it.
+create trigger payment_codes_spent_is_not_active
+before update of status on farebox.payment_codes
+for each row when (new.status = 'active' and new.used_tickets >= new.total_tickets)
+execute function farebox._follow_code_terms();
+comment on trigger payment_codes_spent_is_not_active on farebox.payment_codes is 'A spent code cannot be called active by hand';
 
 reset role;
 

@@ -13,8 +13,10 @@ revoke update (total_tickets, status, expires_at) on farebox.payment_codes from 
 revoke insert (id, company_id, route_id, code, total_tickets, expires_at, created_at) on farebox.payment_codes
   from farebox_admin;
 revoke select, delete on farebox.payment_codes from farebox_admin;
-revoke select, insert, update, delete on farebox.companies, farebox.routes, farebox.company_logins from
-  farebox_admin;
+revoke update (name, origin, destination, fare, status) on farebox.routes from farebox_admin;
+revoke update (name, monime_account_id, commission_rate, status) on farebox.companies from farebox_admin;
+revoke select, insert, delete on farebox.companies, farebox.routes from farebox_admin;
+revoke select, insert, update, delete on farebox.company_logins from farebox_admin;
 revoke execute on function farebox.upsert_companies(json), farebox.upsert_routes(json),
   farebox.issue_payment_codes(json), farebox.cancel_payment_codes(json), farebox.list_companies(int, uuid),
   farebox.list_routes(uuid, int, uuid), farebox.list_payment_codes(uuid, int, uuid),

@@ -126,7 +126,11 @@ grant execute on function
   farebox._uuid_v7(),
   farebox._now()
 to farebox_admin;
-grant select, insert, update, delete on farebox.companies, farebox.routes, farebox.company_logins to farebox_admin;
+grant select, insert, update, delete on farebox.company_logins to farebox_admin;
+grant select, insert, delete on farebox.companies, farebox.routes to farebox_admin;
+-- Not their ids, nor a route's company: tickets name them, and no foreign key keeps them.
+grant update (name, monime_account_id, commission_rate, status) on farebox.companies to farebox_admin;
+grant update (name, origin, destination, fare, status) on farebox.routes to farebox_admin;
 -- Not used_tickets: the counter belongs to the tickets.
 grant select, delete on farebox.payment_codes to farebox_admin;
 grant insert (id, company_id, route_id, code, total_tickets, expires_at, created_at) on farebox.payment_codes to farebox_admin;

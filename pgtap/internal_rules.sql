@@ -1,6 +1,6 @@
 -- The internal rules that every function shares: texts, numbers, phones, UUIDs, times, commissions, the state of a code.
 begin;
-select plan(160);
+select plan(168);
 
 -- _trimmed: white space off both ends, Unicode's too.
 select is(farebox._trimmed(c.given), c.trimmed, format('_trimmed(%s)', to_json(left(c.given, 20))))
@@ -104,6 +104,13 @@ from (select farebox._clean_batch(
   '[{"\u0000": "\"\u0000\\", "monime_otp": "12\"\\34", "a\ud800\"": "\\", "payment_code": "\\\"\udc00\ud83d\ude00\""}]') -> 0) as c(cleaned);
 select ok(octet_length(farebox._clean_batch(json_build_array(('{"monime_otp": "' || repeat('\u0000', 1000) || '"}')::json))::text) < 1000,
   '_clean_batch: a thousand escapes take no more room than one');
+
+-- _shown: what the session's client_encoding lacks is told as ?, so that the answer arrives.
+set local client_encoding = 'LATIN1';
+select is(farebox._shown(c.given), c.shown, format('_shown(%s)', ascii(c.given)))
+from (values ('pay-1', 'pay-1'), (U&'\00E9', U&'\00E9'), (U&'\017Epay', '?pay'), (U&'+232\0660', '+232?'), (U&'\017E\00E9', '??'), ('', ''), (null, null)) as c(given, shown);
+set local client_encoding = 'UTF8';
+select is(farebox._shown(U&'\017E'), U&'\017E', '_shown: a session of UTF8 gets any text as it is');
 
 -- _now: the moment of the call, not of the transaction.
 select ok(farebox._now() > now() and farebox._now() <= clock_timestamp(), '_now: the clock goes on inside a transaction');

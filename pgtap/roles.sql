@@ -120,10 +120,10 @@ select set_eq(
     where c.relnamespace = 'farebox'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and a.grantee <> c.relowner
     group by c.relname$$,
   $$values
-    ('companies', 'farebox_admin: DELETE, farebox_admin: INSERT, farebox_admin: SELECT, farebox_admin: UPDATE, farebox_company: SELECT'),
+    ('companies', 'farebox_admin: DELETE, farebox_admin: INSERT, farebox_admin: SELECT, farebox_company: SELECT'),
     ('company_logins', 'farebox_admin: DELETE, farebox_admin: INSERT, farebox_admin: SELECT, farebox_admin: UPDATE'),
     ('payment_codes', 'farebox_admin: DELETE, farebox_admin: SELECT, farebox_company: SELECT'),
-    ('routes', 'farebox_admin: DELETE, farebox_admin: INSERT, farebox_admin: SELECT, farebox_admin: UPDATE, farebox_company: SELECT'),
+    ('routes', 'farebox_admin: DELETE, farebox_admin: INSERT, farebox_admin: SELECT, farebox_company: SELECT'),
     ('tickets', 'farebox_company: SELECT'),
     ('transactions', 'farebox_company: SELECT'),
     ('unapplied_payments', 'farebox_admin: SELECT, farebox_company: SELECT')$$,
@@ -136,9 +136,11 @@ select set_eq(
     where c.relnamespace = 'farebox'::regnamespace
     group by 1, 2$$,
   $$values
+    ('companies', 'farebox_admin: UPDATE', 'commission_rate, monime_account_id, name, status'),
+    ('routes', 'farebox_admin: UPDATE', 'destination, fare, name, origin, status'),
     ('payment_codes', 'farebox_admin: INSERT', 'code, company_id, created_at, expires_at, id, route_id, total_tickets'),
     ('payment_codes', 'farebox_admin: UPDATE', 'expires_at, status, total_tickets')$$,
-  'and with which columns: the counter of a code is nobody''s to write');
+  'and with which columns: the counter of a code, and what tickets name, is nobody''s to write');
 
 -- PUBLIC -------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 -- Row-level security: a company reads its own rows and no others, a login bound to a company cannot choose another.
 begin;
-select plan(68);
+select plan(71);
 
 select is_empty(
   $$select oid::regclass from pg_class where relnamespace = 'farebox'::regnamespace and relkind in ('r', 'p') and not relrowsecurity$$,
@@ -141,6 +141,9 @@ from (values
 select throws_ok(format('set local role farebox_admin; %s', s.attempt), '42501', null, 'an administrator may not: ' || s.attempt)
 from (values
   ('update farebox.payment_codes set used_tickets = 0'),
+  ('update farebox.routes set id = id'),
+  ('update farebox.routes set company_id = company_id'),
+  ('update farebox.companies set id = id'),
   ($$insert into farebox.payment_codes (company_id, code, total_tickets, used_tickets) values ('c0000000-0000-7000-8000-000000000001', 'NEW', 1, 1)$$),
   ('delete from farebox.tickets'),
   ($$update farebox.tickets set status = 'used'$$),

@@ -1,6 +1,6 @@
 -- The triggers: what tickets name cannot be deleted, the status of a code follows its terms, caches hear of what changed.
 begin;
-select plan(27);
+select plan(28);
 
 create or replace function farebox._now() returns timestamptz
 language sql volatile parallel safe as $$ select '2025-06-01 08:00:00+00'::timestamptz $$;
@@ -75,6 +75,7 @@ $$;
 select is(pg_temp.status_after(c.change), c.status, c.change)
 from (values
   ('total_tickets = 1', 'expired'),
+  ($$status = 'active'$$, 'expired'),
   ('total_tickets = 1', 'expired'),
   ('total_tickets = 5', 'active'),
   ($$status = 'expired'$$, 'expired'),

@@ -1,6 +1,7 @@
 -- Purpose: the status of a code follows its limit and its end: lowered to what is used it is spent; a code that was spent, or whose time
 --   was over, sells again once it has uses and time left. A code that was expired or cancelled by hand stays so.
--- Returns: the row.  Fires before a code is inserted or its total_tickets or expires_at is set; charging a code sets its status itself.
+-- Returns: the row.  Fires before a code is inserted or its total_tickets or expires_at is set, or a spent one is called active; charging a
+--   code sets its status itself.
 set role farebox_owner;
 
 create function farebox._follow_code_terms()
@@ -28,5 +29,12 @@ create trigger payment_codes_status_follows_terms
 before insert or update of total_tickets, expires_at on farebox.payment_codes
 for each row execute function farebox._follow_code_terms();
 comment on trigger payment_codes_status_follows_terms on farebox.payment_codes is 'The status of a code follows its limit and its end';
+
+-- Charging a code sets its status too, so the condition stands outside of the function: a charge never meets it.
+create trigger payment_codes_spent_is_not_active
+before update of status on farebox.payment_codes
+for each row when (new.status = 'active' and new.used_tickets >= new.total_tickets)
+execute function farebox._follow_code_terms();
+comment on trigger payment_codes_spent_is_not_active on farebox.payment_codes is 'A spent code cannot be called active by hand';
 
 reset role;

@@ -60,7 +60,8 @@ begin
     company_id = case when u.company_id = excluded.company_id then u.company_id end,
     request = case when excluded.reason is null then u.request else excluded.request end,
     reason = coalesce(excluded.reason, u.reason),
-    last_seen_at = case when excluded.reason is null then u.last_seen_at else excluded.last_seen_at end,
+    -- Never back: who comes last may have begun first.
+    last_seen_at = case when excluded.reason is null then u.last_seen_at else greatest(u.last_seen_at, excluded.last_seen_at) end,
     attempts = u.attempts + case when excluded.reason is null then 0 else excluded.attempts end,
     earlier_requests = case when excluded.reason is null then u.earlier_requests else array(
       select (array_agg(e.request order by e.place))[1]
@@ -69,7 +70,7 @@ begin
       group by e.request::text
       order by min(e.place)
       limit 9) end,
-    resolved_at = coalesce(u.resolved_at, excluded.resolved_at),
+    resolved_at = coalesce(u.resolved_at, case when excluded.ticket_id is not null then greatest(u.last_seen_at, excluded.resolved_at) end),
     ticket_id = coalesce(u.ticket_id, excluded.ticket_id);
 end
 $$;

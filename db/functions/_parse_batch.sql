@@ -1,5 +1,5 @@
 -- Purpose: the elements of a batch as columns, normalised; a value that breaks its format is null. No element is judged here.
--- Parameters: p_batch, an array.  Returns: a row for each element; transaction_id is trimmed, its length not yet checked;
+-- Parameters: p_batch, an array.  Returns: a row for each element; given_id as it can be shown; transaction_id is trimmed, its length not yet checked;
 --   company and route also as given ('' for null), for whoever reads the few UUIDs of a batch once and not for each element.
 -- Raises: data exceptions for what json_to_recordset cannot read (see _clean_batch).
 -- Without settings of its own and stable, so that it is inlined into the statements that use it.
@@ -13,7 +13,8 @@ language sql stable security invoker
 as $$
   select
     f.ordinal,
-    f.given_id,
+    -- As a subquery it is asked once a batch.
+    case when (select pg_client_encoding() in ('UTF8', 'SQL_ASCII')) then f.given_id else farebox._shown(f.given_id) end,
     case when f.is_text then farebox._trimmed(f.given_id) end,
     coalesce(f.company_id, ''),
     coalesce(f.route_id, ''),

@@ -59,7 +59,7 @@ begin
     if not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
       raise;
     end if;
-    v_is_blameless := exists (select from farebox.blameless_errors() as b(beginning) where starts_with(v_sqlstate, b.beginning));
+    v_is_blameless := farebox._is_blameless(v_sqlstate);
   end;
 
   v_now := farebox._now();

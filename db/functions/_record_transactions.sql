@@ -20,6 +20,10 @@ begin
     cross join lateral (select farebox._commission(t.amount, t.commission_rate) as commission) as c
     where t.reason is null;
     get diagnostics written = row_count;
+    if written < cardinality(p_tickets) then  -- a trigger or a rule may leave rows out without a word
+      missing := array(select t.ticket_id from unnest(p_tickets) as t where t.reason is null
+        and not exists (select from farebox.transactions as x where x.ticket_id = t.ticket_id));
+    end if;
     return;
   exception
     when transaction_rollback then
@@ -41,6 +45,9 @@ begin
       on conflict (ticket_id) do nothing;
       get diagnostics v_count = row_count;
       written := written + v_count;
+      if v_count = 0 and not exists (select from farebox.transactions as x where x.ticket_id = v_ticket.ticket_id) then
+        missing := missing || v_ticket.ticket_id;
+      end if;
     exception
       when transaction_rollback then
         raise;

@@ -41,7 +41,7 @@ begin
     return query select o.* from farebox.create_tickets(array_to_json(v_requests)) as o;
     return;
   exception when others then
-    if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+    if farebox._is_blameless(sqlstate) then
       raise;
     end if;
   end;
@@ -58,7 +58,7 @@ begin
       when sqlstate 'TK000' then
         null;
       when others then
-        if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+        if farebox._is_blameless(sqlstate) then
           raise;
         end if;
         v_reasons[v_ordinal] := 'error_' || sqlstate;

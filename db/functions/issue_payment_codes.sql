@@ -1,6 +1,7 @@
 -- Purpose: issues payment codes, and changes the limit or the end of issued ones. The code itself names the row, so a retry is harmless.
 -- Parameters: p_batch of {id?, company_id, route_id?, code, total_tickets, expires_at?}; on an issued code absent keys keep what is stored.
--- Returns: created, updated, unchanged or rejected for each.  Raises: TK001, TK002.  Locks and writes: payment_codes (by id).
+-- Returns: created, updated, unchanged or rejected for each.  Raises: TK001, TK002.
+-- Locks and writes: payment_codes (by id), their companies and routes (shared).
 set role farebox_owner;
 
 create function farebox.issue_payment_codes(p_batch json)
@@ -64,9 +65,9 @@ begin
         when coalesce(length(v_element.code), 0) not between 1 and 64 then 'code_invalid'
         when v_new.total_tickets is null then 'total_tickets_invalid'
         when coalesce(v_element.object -> 'expires_at', 'null') <> 'null' and v_new.expires_at is null then 'expires_at_invalid'
-        when not exists (select from farebox.companies as c where c.id = v_element.company_id) then 'company_not_found'
+        when not exists (select from farebox.companies as c where c.id = v_element.company_id for key share) then 'company_not_found'
         when v_new.route_id is not null and not exists (
-          select from farebox.routes as r where r.id = v_new.route_id and r.company_id = v_element.company_id) then 'route_not_found'
+          select from farebox.routes as r where r.id = v_new.route_id and r.company_id = v_element.company_id for key share) then 'route_not_found'
         when v_old.company_id <> v_element.company_id or v_element.id <> v_old.id
           or v_old.id is not null and v_new.route_id is distinct from v_old.route_id then 'code_taken'
         when v_new.total_tickets < v_old.used_tickets then 'total_below_used'

@@ -58,7 +58,7 @@ begin
         when v_new.fare is null then 'fare_invalid'
         when v_new.status not in ('active', 'inactive') or v_new.status is null then 'status_invalid'
         when v_old.company_id <> v_element.company_id then 'company_mismatch'
-        when not exists (select from farebox.companies as c where c.id = v_element.company_id) then 'company_not_found'
+        when not exists (select from farebox.companies as c where c.id = v_element.company_id for key share) then 'company_not_found'
       end;
       exit when v_reason is not null;
 

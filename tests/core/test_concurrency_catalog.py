@@ -1,5 +1,6 @@
 """Routes and codes that are deleted or closed while payments come in."""
 
+import json
 from typing import Any
 
 import pytest
@@ -77,3 +78,27 @@ def test_a_payment_does_not_wait_for_other_changes_of_companies_and_routes(
     administrator.commit()
     another = payment | {"monime_transaction_id": "another"}
     assert said(create(caller, another)) == ["company_suspended"]
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+@pytest.mark.parametrize(
+    ("function", "deleted"),
+    [("issue_payment_codes", "route"), ("issue_payment_codes", "company"), ("upsert_routes", "company")],
+)
+def test_what_is_added_waits_for_a_deletion(db: Database, function: str, deleted: str, ending: str) -> None:
+    """Once a bug: 23503 for the whole batch, from the foreign key."""
+    company = db.company()
+    route = db.route(company) if deleted == "route" else None
+    element: dict[str, Any] = {"company_id": str(company), "name": "N", "origin": "O", "destination": "D"}
+    element |= {"fare": 1, "code": "*1#", "total_tickets": 1, "route_id": route and str(route)}
+    remover, administrator = db.connect(), db.connect(autocommit=True)
+    remover.execute(
+        f"delete from farebox.{'routes' if route else 'companies'} where id = %s".encode(), [route or company]
+    )
+    query = f"select outcome, reason from farebox.{function}(%s::json)".encode()
+    call = Call(lambda: administrator.execute(query, [json.dumps([element, {}])]).fetchall())
+    db.wait_until_blocked(administrator)
+    getattr(remover, ending)()
+    [first, second] = call.result()
+    assert first == (("rejected", f"{deleted}_not_found") if ending == "commit" else ("created", None))
+    assert second == ("rejected", "company_id_invalid")

@@ -220,15 +220,24 @@ def test_a_rejection_kept_while_the_payment_waits_is_resolved_by_its_success(
     else:
         payment["payment_code"] = None
         create(holder, payment)
-    call = calling(db, caller, payment)
-    assert create_one(webhook, payment | {"passenger_phone": "+23276***456"}).said == "phone_invalid"
-    assert _counts(db)[3] == 1
+    bad = _similar(db, payment, amount=0)
+    call = calling(db, caller, payment, bad)
+    masked = payment | {"passenger_phone": "+23276***456"}
+    assert said(create(webhook, masked, bad)) == ["phone_invalid", "amount_invalid"]
+    assert _counts(db)[3] == 2
     holder.rollback()
-    [outcome] = call.result()
-    assert outcome.outcome == "created"
-    kept = db.execute("select reason, attempts, ticket_id from farebox.unapplied_payments")
-    assert kept == [("phone_invalid", 1, outcome.ticket_id)]
-    assert _counts(db)[3] == 0
+    [outcome, refused] = call.result()
+    assert [outcome.said, refused.said] == ["created", "amount_invalid"]
+    # The call that ended last began first: its time is no step back.
+    kept = db.execute(
+        "select reason, attempts, ticket_id, last_seen_at >= first_seen_at, resolved_at >= last_seen_at"
+        " from farebox.unapplied_payments order by attempts"
+    )
+    assert kept == [
+        ("phone_invalid", 1, outcome.ticket_id, True, True),
+        ("amount_invalid", 2, None, True, None),
+    ]
+    assert _counts(db)[3] == 1
 
 
 def test_two_who_apply_kept_payments_at_once_create_each_once(db: Database) -> None:

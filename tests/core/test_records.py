@@ -35,6 +35,10 @@ _FAULTS = {
         "trigger broken before insert on farebox.transactions for each row",
         "if new.amount = 666 then raise exception 'no room'; end if; return new;",
     ),
+    "left out without a word": _trigger(
+        "trigger broken before insert on farebox.transactions for each row",
+        "if new.amount = 666 then return null; end if; return new;",
+    ),
     "data exception": _trigger(
         "constraint trigger broken after insert on farebox.transactions for each row",
         "if new.amount = 666 then perform 1 / 0; end if; return new;",

@@ -46,7 +46,7 @@ begin
     return query select o.* from farebox.create_tickets(('[' || array_to_string(v_requests, ',') || ']')::json) as o;
     return;
   exception when others then
-    if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+    if farebox._is_blameless(sqlstate) then
       raise;
     end if;
   end;
@@ -59,7 +59,7 @@ begin
           o.transaction_recorded
         from farebox.create_tickets(('[' || v_requests[v_ordinal] || ']')::json) as o;
     exception when others then
-      if exists (select from farebox.blameless_errors() as b(beginning) where starts_with(sqlstate, b.beginning)) then
+      if farebox._is_blameless(sqlstate) then
         raise;
       end if;
       return query select v_ordinal, v_ids[v_ordinal], 'rejected', 'error_' || sqlstate, null::uuid, null::uuid, null::text[], false;
