@@ -16,6 +16,7 @@
 \ir shard/_shard_create_tickets.sql
 \ir shard/_shard_enqueue_tickets.sql
 \ir shard/_shard_queued_outcomes.sql
+\ir shard/_shard_refused_requests.sql
 \ir shard/_shard_change_catalog.sql
 \ir shard/_shard_resolve.sql
 \ir shard/_shard_open_payments.sql

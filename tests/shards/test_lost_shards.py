@@ -102,18 +102,29 @@ def test_others_rows_stand_and_the_lost_ones_come_when_it_is_back(
     db = companies.db
     conn = db.connect(autocommit=True)
     batch = [pay(companies, shard, home) for shard in ("one", "two", "three") for home in ("one", "three")]
-    assert set(said(create(conn, *batch[:1], *batch[-1:]))) == {"created"}
+    sold = create(conn, *batch[:1], *batch[-1:])
+    assert set(said(sold)) == {"created"}
+    # Kept on `one`, resolved by a ticket on `two`: verify() cannot look it up, and `one` is not lost.
+    contested = loseable.payment_at("one")
+    assert said(create(conn, companies.pay("one", contested, amount=0))) == ["amount_invalid"]
+    assert said(create(conn, companies.pay("two", contested))) == ["created"]
     loseable.kill()
     expected = ["duplicate", "created", "shard_unavailable", "shard_unavailable", "created", "duplicate"]
     assert said(create(conn, *batch)) == expected
     # Another session, which has no connection to lose yet.
     assert said(create(db.connect(autocommit=True), *batch[2:4])) == ["shard_unavailable"] * 2
-    [problem] = [row for row in violations(db) if row[0] == "shard_answers"]
-    assert "two" in problem[1]
+    [problem] = violations(db)
+    assert problem[:2] == ("shard_answers", "shard two")
     assert [state.answers for state in status(loseable.dsn)[1]] == [True, False, True]
-    with pytest.raises(psycopg.OperationalError, match="a shard is not available") as raised:
-        conn.execute("select * from farebox.company_summary(%s)", [companies.ids["two"]])
-    assert raised.value.sqlstate == "57P03"
+    ticket: LiteralString = "select id from farebox.get_ticket(%s)"
+    assert [conn.execute(ticket, [o.ticket_id]).fetchone() for o in sold] == [(o.ticket_id,) for o in sold]
+    for query, key in (
+        ("select * from farebox.company_summary(%s)", companies.ids["two"]),
+        (ticket, companies.ids["two"]),
+    ):
+        with pytest.raises(psycopg.OperationalError, match="a shard is not available") as raised:
+            conn.execute(query, [key])
+        assert raised.value.sqlstate == "57P03"
     [[up]] = conn.execute(
         "select sum(value) from farebox.metrics_server() where metric = 'farebox_shard_up'"
     ).fetchall()
@@ -239,6 +250,10 @@ def test_a_dead_shards_queue_waits_and_the_others_run(loseable: Loseable, compan
     ).fetchall()
     assert ids[0][0] is not None
     assert ids[1][0] is None
+    # What is dropped comes back whole, or nothing is dropped.
+    with pytest.raises(psycopg.errors.CannotConnectNow):
+        conn.execute("select * from farebox.drop_queued_requests(%s)", [[f"queue:{ids[0][0]}"]])
+    assert loseable.on("one", "select 1 from farebox.ticket_queue where id = %s", [ids[0][0]]) == [(1,)]
     process = "select taken, created from farebox.process_ticket_queue()"
     assert [conn.execute(process).fetchone() for _ in range(3)].count((0, 0)) == 1
     loseable.start()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import LiteralString
 from uuid import uuid4
 
 import psycopg
 import pytest
 
 from farebox import migrate
-from farebox.errors import ConfigurationError, MigrationError
+from farebox.cli.shards import init as init_command
+from farebox.errors import ConfigurationError, FareboxError, MigrationError, TransientError
 from farebox.shards import ShardDsn, add, check, init, make_reader, migrate_all
+from farebox.shards._layout import connect, hold_map
 from tests.cli.commands import farebox
+from tests.core.support import Call
 from tests.shards.support import SHARDS, RoutedDatabase, Sharded
 from tests.shards.test_registry import Companies
 
@@ -100,8 +104,40 @@ def test_a_router_with_an_old_map_does_no_harm(db: RoutedDatabase) -> None:
     ).fetchone()
     sharded.on("one", "update farebox.own_partitions set is_open = true")
     assert row == ("shard_unavailable",)
-    assert sharded.on("one", "select from farebox.tickets") == []
-    assert sharded.on("one", "select from farebox.unapplied_payments") == []
+    assert sharded.on("one", "select 1 from farebox.tickets") == []
+    assert sharded.on("one", "select 1 from farebox.unapplied_payments") == []
+
+
+def test_a_route_that_is_asked_for_again_is_made_once(db: RoutedDatabase) -> None:
+    """One shard's answer comes too late, so all are asked again. Once a bug: two routes."""
+    companies = Companies(db)
+    sharded = db.sharded
+    new = {"name": "again", "origin": "A", "destination": "B", "fare": 1}
+    routes = [new | {"company_id": str(companies.ids[name])} for name in ("one", "two")]
+    batch = json.dumps([*routes, routes[0] | {"fare": 0}])
+    made: LiteralString = "select count(*) from farebox.routes where name = 'again'"
+    with psycopg.connect(sharded.shard_dsn("two")) as mover:
+        mover.execute(
+            "select pg_advisory_lock('farebox.own_partitions'::regclass::oid::int,"
+            " farebox._partition_of(%s))",
+            [str(companies.ids["two"])],
+        )
+        sharded.on("two", "update farebox.own_partitions set is_open = false")
+        call = Call(
+            lambda: (
+                db.connect(autocommit=True)
+                .execute(
+                    "select id is null, coalesce(reason, outcome) from farebox.upsert_routes(%s)", [batch]
+                )
+                .fetchall()
+            )
+        )
+        while sharded.on("one", made) == [(0,)]:
+            pass
+    outcomes = call.result()
+    sharded.on("two", "update farebox.own_partitions set is_open = true")
+    assert outcomes == [(False, "unchanged"), (True, "shard_unavailable"), (True, "fare_invalid")]
+    assert sharded.on("one", made) == [(1,)]
 
 
 def test_router_and_shards_are_migrated_together_or_not_at_all(sharded: Sharded) -> None:
@@ -137,6 +173,58 @@ def test_an_installation_from_blank_databases_is_migrated_and_grows(sharded: Sha
         if login is not None:
             with server.connect() as conn:
                 conn.execute(f"drop role {login}".encode())
+
+
+def test_what_cannot_become_an_installation_is_refused_before_anything_is_noted(sharded: Sharded) -> None:
+    """A router that has noted its shards takes no others."""
+    server = sharded.server
+    names = [f"{kind}_{uuid4().hex[:8]}" for kind in ("no_router", "no_shard")]
+    for name in names:
+        server.create_database(name)
+    router, other = map(server.dsn, names)
+
+    def refused(error: type[FareboxError], words: str, **shards: str) -> None:
+        with pytest.raises(error, match=words) as raised:
+            init(router, [ShardDsn(name, dsn) for name, dsn in shards.items()])
+        assert raised.value.hint is not None
+
+    try:
+        same = other.replace("127.0.0.1", "localhost")
+        refused(ConfigurationError, "b is the database of another shard", a=other, b=same)
+        refused(ConfigurationError, "a is the database of .* the router", a=router)
+        refused(ConfigurationError, "a is a router", a=sharded.dsn)
+        company = sharded.company_on("three")
+        with psycopg.connect(other) as conn:
+            conn.execute("insert into farebox.companies (id, name) values (%s, 'C')", [company])
+        refused(MigrationError, "1 companies of no_shard_.* do not belong", a=other, b=server.dsn("postgres"))
+        with connect(router) as conn:
+            hold_map(conn)
+            refused(TransientError, "another farebox shards command", a=other)
+        with pytest.raises(ConfigurationError, match="is no router"):
+            check(router)
+        given = [ShardDsn(name, sharded.shard_dsn(name)) for name in SHARDS]
+        for reader, words in (
+            (sharded.dsn.replace("127.0.0.1", "localhost"), "that is the router itself"),
+            (sharded.shard_dsn("one"), "is shard 1 of this sharded installation"),
+        ):
+            with pytest.raises(ConfigurationError, match=words):
+                make_reader(sharded.dsn, reader, given)
+        assert check(sharded.dsn) == []
+    finally:
+        for name in names:
+            server.drop_database(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "dsn", "via"),
+    [
+        ("host=h password='a via b'", "host=h password='a via b'", None),
+        ("host=h password='a via b' via host=p port=6432", "host=h password='a via b'", "host=p port=6432"),
+    ],
+)
+def test_a_password_may_have_the_words_of_the_command_in_it(given: str, dsn: str, via: str | None) -> None:
+    [parameter] = [p for p in init_command.params if p.name == "databases"]
+    assert parameter.type.convert(f"one={given}", None, None) == ShardDsn("one", dsn, via)
 
 
 def test_shards_whose_router_was_lost_get_a_new_one_and_standbys_a_reader(db: RoutedDatabase) -> None:

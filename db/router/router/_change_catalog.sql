@@ -14,6 +14,8 @@ declare
   v_claimed record;
   v_claims farebox._routed_claim[] := '{}';
   v_part record;
+  v_from int;
+  v_to int;
   v_outcomes farebox.catalog_outcome[] := '{}';
 begin
   if p_has_registry then
@@ -22,24 +24,20 @@ begin
     v_elements := farebox._refuse_unclaimed(p_elements, v_claims, v_down || v_claimed.lost);
   end if;
   v_part := farebox._parts(v_elements, v_claims, v_down);
-  if v_part.ats is not null then
+  -- 0: all shards together; if one did not answer, and with it nobody, each that does alone (see _create_routed).
+  for i in 0 .. coalesce(cardinality(v_part.ats), -1) loop
+    continue when v_part.ats[i] = any (v_down);
+    v_from := greatest(i, 1);
+    v_to := case i when 0 then cardinality(v_part.ats) else i end;
     begin
-      v_outcomes := array(select o from farebox._at_change_catalog(
-        v_part.ats, p_function, v_part.partitions, v_part.ordinals, v_part.retaken, v_part.batches) as o);
+      v_outcomes := v_outcomes || array(select o from farebox._at_change_catalog(
+        v_part.ats[v_from:v_to], p_function, v_part.partitions[v_from:v_to], v_part.ordinals[v_from:v_to],
+        v_part.retaken[v_from:v_to], v_part.batches[v_from:v_to]) as o);
+      exit when i = 0;
     exception when others or query_canceled then
-      v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
-      for i in 1 .. cardinality(v_part.ats) loop
-        continue when v_part.ats[i] = any (v_down);
-        begin
-          v_outcomes := v_outcomes || array(select o from farebox._at_change_catalog(
-            v_part.ats[i:i], p_function, v_part.partitions[i:i], v_part.ordinals[i:i], v_part.retaken[i:i], v_part.batches[i:i]) as o);
-        exception when others or query_canceled then
-          perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
-          v_down := v_down || v_part.ats[i];
-        end;
-      end loop;
+      v_down := v_down || farebox._find_lost(v_part.ats[v_from:v_to], sqlstate, sqlerrm) || v_part.ats[i:i];
     end;
-  end if;
+  end loop;
 
   return v_outcomes || array(
     select row(e.ordinal, farebox._uuid(farebox._jsonb_text(farebox._json_object(e.request), 'id')), 'rejected',
@@ -60,32 +58,39 @@ declare
   v_ats int[] := (select array_agg(p.at order by p.partition) from farebox.partitions as p);
   v_has_registry boolean := (select s.has_registry from farebox.sharding as s);
   v_starts int[] := array[1];
+  v_named_here int[];
   v_outcomes farebox.catalog_outcome[] := '{}';
 begin
   perform farebox._refuse_strict_isolation();
   perform farebox._batch_length(p_batch);
 
-  -- A new company gets its id here, since by the id its shard is found.
+  -- A new company gets its id here, since by the id its shard is found; a route, so that it is not made twice when it is asked for
+  -- again because an answer was lost. (A code is known by itself.)
   select coalesce(array_agg(row(
     o.ordinal, o.company_id::text, o.code, o.company_id, farebox._partition_of(o.company_id::text),
     v_ats[farebox._partition_of(o.company_id::text) + 1],
     case when o.code is not null and v_has_registry then farebox._partition_of(o.code) end,
     case when o.code is not null and v_has_registry then v_ats[farebox._partition_of(o.code) + 1] end,
-    null, coalesce(o.object::json, o.request))::farebox._routed_element order by o.ordinal), '{}')
-  into v_elements
+    null, coalesce(o.object::json, o.request))::farebox._routed_element order by o.ordinal), '{}'),
+    coalesce(array_agg(o.ordinal) filter (where o.is_named_here), '{}')
+  into v_elements, v_named_here
   from (
     select
-      n.ordinal::int as ordinal, n.request, n.object,
+      n.ordinal::int as ordinal, n.request, n.object, n.is_named_here,
       farebox._uuid(farebox._jsonb_text(n.object, case when p_function = 'upsert_companies' then 'id' else 'company_id' end)) as company_id,
       case when p_function = 'issue_payment_codes' and length(farebox._jsonb_text(n.object, 'code')) between 1 and 64
           and farebox._uuid(farebox._jsonb_text(n.object, 'company_id')) is not null
         then farebox._jsonb_text(n.object, 'code') end as code
     from (
-      select e.ordinal, e.request,
-        case when p_function = 'upsert_companies' and coalesce(j.object -> 'id', 'null') = 'null'
-          then j.object || jsonb_build_object('id', farebox._uuid_v7()) else j.object end as object
-      from json_array_elements(p_batch) with ordinality as e(request, ordinal)
-      cross join lateral (select farebox._json_object(e.request) as object offset 0) as j
+      select j.ordinal, j.request, j.is_named_here,
+        case when j.is_named_here then j.object || jsonb_build_object('id', farebox._uuid_v7()) else j.object end as object
+      from (
+        select e.ordinal, e.request, g.object,
+          p_function in ('upsert_companies', 'upsert_routes') and coalesce(g.object -> 'id', 'null') = 'null' as is_named_here
+        from json_array_elements(p_batch) with ordinality as e(request, ordinal)
+        cross join lateral (select farebox._json_object(e.request) as object offset 0) as g
+        offset 0
+      ) as j
     ) as n
     offset 0
   ) as o;
@@ -106,7 +111,10 @@ begin
     join unnest(v_elements) as e on e.ordinal = o.ordinal
     where o.outcome in ('updated', 'cancelled')
     limit 100) as c;
-  return query select o.* from unnest(v_outcomes) as o order by o.ordinal;
+  return query
+    select o.ordinal, case when o.outcome <> 'rejected' or o.ordinal <> all (v_named_here) then o.id end, o.outcome, o.reason
+    from unnest(v_outcomes) as o
+    order by o.ordinal;
 end
 $$;
 comment on function farebox._change_catalog(text, json) is 'Internal: changes the catalog over all shards';

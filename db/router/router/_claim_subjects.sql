@@ -12,6 +12,8 @@ language plpgsql volatile security invoker
 as $$
 declare
   v_part record;
+  v_from int;
+  v_to int;
   v_contest record;
   v_contests farebox._routed_claim[] := '{}';
 begin
@@ -31,26 +33,21 @@ begin
     return;
   end if;
 
-  begin
-    claims := array(
-      select row(c.subject, c.asking, c.number, c.company_id::text, null, case when c.is_open then '{-1}'::int[] end)::farebox._routed_claim
-      from farebox._at_claim(v_part.ats, p_kind, v_part.partitions, v_part.subjects, v_part.companies) as c);
-  exception when others or query_canceled then
-    lost := lost || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
-    -- Somebody did not answer. Asked one by one, it shows who; a claim that is there already is found.
-    for i in 1 .. cardinality(v_part.ats) loop
-      continue when v_part.ats[i] = any (lost);
-      begin
-        claims := claims || array(
-          select row(c.subject, c.asking, c.number, c.company_id::text, null, case when c.is_open then '{-1}'::int[] end)::farebox._routed_claim
-          from farebox._at_claim(
-            v_part.ats[i:i], p_kind, v_part.partitions[i:i], v_part.subjects[i:i], v_part.companies[i:i]) as c);
-      exception when others or query_canceled then
-        perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
-        lost := lost || v_part.ats[i];
-      end;
-    end loop;
-  end;
+  -- 0: all shards together; if one did not answer, and with it nobody, each that does alone: a claim that is there already is found.
+  for i in 0 .. cardinality(v_part.ats) loop
+    continue when v_part.ats[i] = any (lost);
+    v_from := greatest(i, 1);
+    v_to := case i when 0 then cardinality(v_part.ats) else i end;
+    begin
+      claims := claims || array(
+        select row(c.subject, c.asking, c.number, c.company_id::text, null, case when c.is_open then '{-1}'::int[] end)::farebox._routed_claim
+        from farebox._at_claim(v_part.ats[v_from:v_to], p_kind, v_part.partitions[v_from:v_to], v_part.subjects[v_from:v_to],
+          v_part.companies[v_from:v_to]) as c);
+      exit when i = 0;
+    exception when others or query_canceled then
+      lost := lost || farebox._find_lost(v_part.ats[v_from:v_to], sqlstate, sqlerrm) || v_part.ats[i:i];
+    end;
+  end loop;
 
   -- A loop over what is contested or has been: nearly always nothing. (`reason` still holds whose it is.)
   if claims <> '{}' then

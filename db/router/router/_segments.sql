@@ -12,7 +12,7 @@ declare
   v_companies jsonb := '{}';
   v_element record;
 begin
-  -- The payments that are named more than once. A loop, because where a part begins hangs on where the one before it did.
+  -- The payments that several companies name. A loop, because where a part begins hangs on where the one before it did.
   for v_element in
     select e.ordinal, e.subject, coalesce(e.company_id::text, '') as company_id
     from unnest(p_elements) as e
@@ -20,7 +20,7 @@ begin
       select s.subject from unnest(p_elements) as s
       where s.subject is not null
       group by s.subject
-      having count(*) > 1)
+      having min(coalesce(s.company_id::text, '')) <> max(coalesce(s.company_id::text, '')))
     order by e.ordinal
   loop
     if v_companies ->> v_element.subject <> v_element.company_id then

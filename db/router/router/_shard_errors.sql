@@ -5,7 +5,10 @@ create or replace function farebox._is_lost_shard(p_sqlstate text, p_message tex
 returns boolean
 language sql immutable security invoker
 as $$
-  select left(p_sqlstate, 2) in ('08', '40') or p_sqlstate in ('57P01', '57P02', '57P03', '57P05', '53300', '55P03', '25006', '57014')
+  select left(p_sqlstate, 2) in ('08', '40')
+    or p_sqlstate in ('57P01', '57P02', '57P03', '57P05', '55P03', '25006', '57014')
+    -- Its disk is full, its memory or its connections are used up, it cannot read its files: nobody else's trouble.
+    or left(p_sqlstate, 2) in ('53', '58') or p_sqlstate in ('XX001', 'XX002')
     or p_sqlstate = 'XX000' and starts_with(p_message, 'PL/Proxy function')
     -- PgBouncer's own words, which come without a code of their own.
     or p_sqlstate in ('08P01', 'XX000') and p_message like '%REMOTE FATAL%'

@@ -34,19 +34,23 @@ as $$
 declare
   v_at int;
   v_counts record;
+  v_created int := 0;
 begin
   -- Where the request is: on the shard that numbered it, unless its partition has moved since.
   for v_at in select distinct p.at, p.shard = p_queue_id >> 48 as is_likely from farebox.partitions as p order by is_likely desc, p.at loop
     begin
       select c.* into v_counts from farebox._at_process_queued_request(v_at, p_queue_id) as c;
-      if v_counts.taken > 0 then
-        return query select v_counts.taken, v_counts.created, v_counts.duplicates, v_counts.conflicts, v_counts.rejected,
-          v_counts.retried, v_counts.dead;
-        return;
-      end if;
     exception when others or query_canceled then
       perform farebox._find_lost(array[v_at], sqlstate, sqlerrm);
+      continue;
     end;
+    continue when v_counts.taken = 0;
+    if v_counts.rejected > 0 then
+      v_created := farebox._retake_refused(v_at);
+    end if;
+    return query select v_counts.taken, v_counts.created + v_created, v_counts.duplicates, v_counts.conflicts,
+      v_counts.rejected - v_created, v_counts.retried, v_counts.dead;
+    return;
   end loop;
   return query select 0, 0, 0, 0, 0, 0, 0;
 end

@@ -17,6 +17,8 @@ declare
   v_claims farebox._routed_claim[] := '{}';
   v_part record;
   v_denied text[];
+  v_from int;
+  v_to int;
   v_ordinals int[] := '{}';
   v_ids bigint[] := '{}';
   v_stored record;
@@ -39,28 +41,23 @@ begin
       where c.reason is not null and c.asking in (select e.company_id from unnest(v_elements) as e where e.at = a.at))::text, '{}')
     from unnest(v_part.ats) with ordinality as a(at, place)
     order by a.place);
-  if v_part.ats is not null then
+  -- 0: all shards together; if one did not answer, and with it nobody, each that does alone (see _create_routed). What the first
+  -- attempt stored is stored twice then, which buys one ticket all the same.
+  for i in 0 .. coalesce(cardinality(v_part.ats), -1) loop
+    continue when v_part.ats[i] = any (v_down);
+    v_from := greatest(i, 1);
+    v_to := case i when 0 then cardinality(v_part.ats) else i end;
     begin
-      select array_agg(q.ordinal), array_agg(q.queue_id) into v_ordinals, v_ids
-      from farebox._at_enqueue_tickets(
-        v_part.ats, v_part.partitions, v_part.ordinals, v_part.retaken, v_denied, v_part.batches) as q;
+      select array_agg(q.ordinal) as ordinals, array_agg(q.queue_id) as ids into v_stored
+      from farebox._at_enqueue_tickets(v_part.ats[v_from:v_to], v_part.partitions[v_from:v_to], v_part.ordinals[v_from:v_to],
+        v_part.retaken[v_from:v_to], v_denied[v_from:v_to], v_part.batches[v_from:v_to]) as q;
+      v_ordinals := v_ordinals || v_stored.ordinals;
+      v_ids := v_ids || v_stored.ids;
+      exit when i = 0;
     exception when others or query_canceled then
-      v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
-      -- As in _create_routed. What the first attempt stored is stored twice, which buys one ticket all the same.
-      for i in 1 .. cardinality(v_part.ats) loop
-        continue when v_part.ats[i] = any (v_down);
-        begin
-          select array_agg(q.ordinal) as ordinals, array_agg(q.queue_id) as ids into v_stored
-          from farebox._at_enqueue_tickets(v_part.ats[i:i], v_part.partitions[i:i], v_part.ordinals[i:i], v_part.retaken[i:i],
-            v_denied[i:i], v_part.batches[i:i]) as q;
-          v_ordinals := v_ordinals || v_stored.ordinals;
-          v_ids := v_ids || v_stored.ids;
-        exception when others or query_canceled then
-          perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
-        end;
-      end loop;
+      v_down := v_down || farebox._find_lost(v_part.ats[v_from:v_to], sqlstate, sqlerrm);
     end;
-  end if;
+  end loop;
   perform farebox._wake_workers();
 
   return query

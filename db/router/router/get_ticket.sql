@@ -1,5 +1,5 @@
 -- Purpose: as db/functions/get_ticket.sql: of one shard where the company is named, else of all, one after the other.
--- Raises: 57P03 when a shard that may have the ticket is lost.
+-- Raises: 57P03 when it is not found and a shard that may have it is lost.
 set role farebox_owner;
 
 create or replace function farebox.get_ticket(p_ticket_id uuid, p_company_id uuid default null)
@@ -9,9 +9,8 @@ set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
 declare
+  v_sqlstate text;
   v_message text;
-  v_detail text;
-  v_hint text;
   v_at int;
 begin
   for v_at in
@@ -19,17 +18,24 @@ begin
     where p_company_id is null or p.partition = farebox._partition_of(p_company_id::text)
     order by p.at
   loop
-    -- A ticket of a partition that is just moving may be on two shards: the map tells which of them counts.
-    return query
-      select t.* from farebox._at_get_ticket(v_at, p_ticket_id, p_company_id) as t
-      where exists (
-        select from farebox.partitions as p where p.partition = farebox._partition_of(t.company_id::text) and p.at = v_at);
-    exit when found;
+    begin
+      -- A ticket of a partition that is just moving may be on two shards: the map tells which of them counts.
+      return query
+        select t.* from farebox._at_get_ticket(v_at, p_ticket_id, p_company_id) as t
+        where exists (
+          select from farebox.partitions as p where p.partition = farebox._partition_of(t.company_id::text) and p.at = v_at);
+      if found then
+        return;
+      end if;
+    exception when others or query_canceled then
+      perform farebox._skip_lost_shard(sqlstate, sqlerrm);
+      v_sqlstate := sqlstate;
+      v_message := sqlerrm;
+    end;
   end loop;
-exception when others then
-  get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
-  perform farebox._raise_from_shard(sqlstate, v_message, v_detail, v_hint);
-  raise;
+  if v_sqlstate is not null then
+    perform farebox._raise_from_shard(v_sqlstate, v_message, '', '');
+  end if;
 end
 $$;
 

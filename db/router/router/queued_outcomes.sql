@@ -14,6 +14,8 @@ declare
   v_down int[] := farebox._shards_down();
   v_part record;
   v_ids text[];
+  v_from int;
+  v_to int;
   v_outcomes farebox.ticket_outcome[] := '{}';
   v_map int[] := (select array_agg(p.at order by p.partition) from farebox.partitions as p);
 begin
@@ -31,20 +33,19 @@ begin
     select (select array_agg(p_queue_ids[e.ordinal] order by e.ordinal) from unnest(v_elements) as e where e.at = a.at)::text
     from unnest(v_part.ats) with ordinality as a(at, place)
     order by a.place);
-  begin
-    v_outcomes := array(select o from farebox._at_queued_outcomes(v_part.ats, v_part.ordinals, v_ids, v_part.batches) as o);
-  exception when others or query_canceled then
-    v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
-    for i in 1 .. cardinality(v_part.ats) loop
-      continue when v_part.ats[i] = any (v_down);
-      begin
-        v_outcomes := v_outcomes || array(
-          select o from farebox._at_queued_outcomes(v_part.ats[i:i], v_part.ordinals[i:i], v_ids[i:i], v_part.batches[i:i]) as o);
-      exception when others or query_canceled then
-        perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
-      end;
-    end loop;
-  end;
+  -- 0: all shards together; if one did not answer, and with it nobody, each that does alone.
+  for i in 0 .. cardinality(v_part.ats) loop
+    continue when v_part.ats[i] = any (v_down);
+    v_from := greatest(i, 1);
+    v_to := case i when 0 then cardinality(v_part.ats) else i end;
+    begin
+      v_outcomes := v_outcomes || array(select o from farebox._at_queued_outcomes(
+        v_part.ats[v_from:v_to], v_part.ordinals[v_from:v_to], v_ids[v_from:v_to], v_part.batches[v_from:v_to]) as o);
+      exit when i = 0;
+    exception when others or query_canceled then
+      v_down := v_down || farebox._find_lost(v_part.ats[v_from:v_to], sqlstate, sqlerrm);
+    end;
+  end loop;
   -- A partition has moved meanwhile: who has nothing of a request any more would say that it was dropped. Ask again.
   if v_map is distinct from (select array_agg(p.at order by p.partition) from farebox.partitions as p) then
     return;

@@ -98,6 +98,16 @@ returns int
 language plproxy
 as $$ cluster 'farebox'; run on p_partition; select 1; $$;
 
+create function farebox._at_refused_requests(p_at int)
+returns table (id bigint, request json)
+language plproxy
+as $$ cluster 'farebox'; run on p_at; target farebox._shard_refused_requests; $$;
+
+create function farebox._at_settle_refused(p_at int, p_id bigint, p_detail text)
+returns void
+language plproxy
+as $$ cluster 'farebox'; run on p_at; target farebox._shard_settle_refused; $$;
+
 create function farebox._at_open_payments(p_at int, p_limit int, p_reason text)
 returns table (last_seen_at timestamptz, monime_transaction_id text, request json)
 language plproxy

@@ -22,7 +22,8 @@ begin
   end if;
   if p_denied[1] <> '{}' then
     insert into farebox.foreign_subjects as f (kind, subject, number, since)
-    select 'p', d.subject, d.number::int, farebox._now() from json_each_text(p_denied[1]::json) as d(subject, number)
+    select 'p', d.subject, max(d.number::int), farebox._now() from json_each_text(p_denied[1]::json) as d(subject, number)
+    group by d.subject  -- of which several companies here may ask
     on conflict (subject, kind) do update set number = greatest(f.number, excluded.number);
   end if;
   return query select v_ordinals[q.ordinal], q.queue_id from farebox.enqueue_tickets(p_batches[1]::json) as q;

@@ -29,12 +29,13 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 set enable_seqscan = off
+-- So that requests are looked for by their hash, whatever statistics say: a queue may be long, and so may the list.
+set enable_nestloop = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
   return query
-    select a.subject, a.company_id
-    from (
+    with claim as materialized (
       select c.subject, c.company_id
       from unnest(p_subjects[1]::text[], p_companies[1]::uuid[]) as c(subject, company_id)
       left join lateral (
@@ -42,10 +43,15 @@ begin
       left join lateral (
         select true as is_kept from farebox.unapplied_payments as u where u.monime_transaction_id = c.subject collate "C" offset 0) as u on true
       where t.company_id is distinct from c.company_id and u.is_kept is not true
-      offset 0) as a
-    where not exists (
-      select from farebox.ticket_queue as q
-      where q.company_id = a.company_id and (farebox._queued_payment(q.request)).transaction_id = a.subject);
+    ),
+    queued as materialized (
+      select q.company_id, (farebox._queued_payment(q.request)).transaction_id as subject
+      from farebox.ticket_queue as q
+      where q.company_id in (select c.company_id from claim as c)
+    )
+    select c.subject, c.company_id
+    from claim as c
+    where not exists (select from queued as q where q.company_id = c.company_id and q.subject = c.subject);
 end
 $$;
 

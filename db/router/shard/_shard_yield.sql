@@ -19,10 +19,10 @@ declare
   v_ticket_id uuid;
   v_is_kept boolean;
 begin
-  -- Whoever asks for a payment that has its ticket, again and again, must not make everybody wait.
+  -- Whoever asks for a payment that has its ticket, again and again, must not make everybody wait. (Of whichever company here: a
+  -- second ticket is what must not be.)
   v_ticket_id := (
-    select t.id from farebox.tickets as t
-    where t.monime_transaction_id = case when p_kind = 'p' then p_subject end collate "C" and t.company_id = p_company_id);
+    select t.id from farebox.tickets as t where t.monime_transaction_id = case when p_kind = 'p' then p_subject end collate "C");
   if v_ticket_id is not null then
     return query select true, v_ticket_id, false;
     return;
@@ -32,13 +32,10 @@ begin
   perform farebox._require_open(array[p_partition]);  -- with this lock nobody waits for a mover, who wants it too
 
   if p_kind = 'p' then
-    v_ticket_id := (
-      select t.id from farebox.tickets as t
-      where t.monime_transaction_id = p_subject collate "C" and t.company_id = p_company_id);
+    v_ticket_id := (select t.id from farebox.tickets as t where t.monime_transaction_id = p_subject collate "C");
     v_is_kept := v_ticket_id is not null;
   else
-    v_is_kept := exists (
-      select from farebox.payment_codes as k where k.code = p_subject collate "C" and k.company_id = p_company_id);
+    v_is_kept := exists (select from farebox.payment_codes as k where k.code = p_subject collate "C");
   end if;
   if not v_is_kept then
     insert into farebox.foreign_subjects as f (kind, subject, number, since)

@@ -24,8 +24,18 @@ class _ShardParameter(click.ParamType[ShardDsn]):
         name, given, dsn = str(value).partition("=")
         if not given or not name.isidentifier():
             self.fail("give the shard a name: NAME=postgresql://…", param, ctx)
-        dsn, _, via = dsn.partition(" via ")
-        return ShardDsn(name, dsn.strip(), via.strip() or None)
+        before, found, via = dsn.rpartition(" via ")
+        if not found or not _is_conninfo(via):  # those words may stand in a password
+            return ShardDsn(name, dsn.strip())
+        return ShardDsn(name, before.strip(), via.strip())
+
+
+def _is_conninfo(text: str) -> bool:
+    try:
+        Target(text)
+    except ConfigurationError:
+        return False
+    return True
 
 
 @click.group()

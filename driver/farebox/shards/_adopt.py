@@ -88,10 +88,12 @@ def _ask(given: ShardDsn) -> _Found | None:
         if conn.execute("select where to_regclass('farebox.sharding') is null").rowcount:
             return None
         row = conn.execute(
-            "select shard, cluster_id, partitions, has_registry from farebox.sharding where not is_router"
+            "select shard, cluster_id, partitions, has_registry from farebox.sharding"
         ).fetchone()
         if row is None:
             return None
+        if row[0] is None:
+            raise ConfigurationError(f"{given.name} is a router", hint="Name its shards.")
         number, cluster_id, partitions, has_registry = row
         return _Found(
             number,

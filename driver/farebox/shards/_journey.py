@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from farebox.errors import ConfigurationError, MigrationError, TransientError
 from farebox.shards import _handover as handover
@@ -161,6 +161,13 @@ class Journey:
             row = conn.execute("select cluster_id, shard from farebox.sharding").fetchone()
             if row != (self.layout.cluster_id, shard.number):
                 raise ConfigurationError(f"{shard.place} is not the shard {shard.name}: farebox shards check")
+        if not self.source.execute(
+            "select from farebox.own_partitions where partition = %s and is_open", [self.partition]
+        ).rowcount:
+            raise ConfigurationError(
+                f"{self.away.name} has not partition {self.partition}: the router's map is wrong",
+                hint="farebox shards check",
+            )
         versions = [
             conn.execute("select max(migration_id) from farebox_migrations._yoyo_migration").fetchone()
             for conn in (self.source, self.target)
@@ -221,11 +228,29 @@ class Journey:
 
     def _way_to_source(self) -> str:
         """Our own DSN with the password that it had in the end, from wherever (a passfile is on our side)."""
-        secret = {"password": self.source.info.password} if self.source.info.password else {}
-        return make_conninfo(self._source_dsn, passfile=None, **secret)
+        way = conninfo_to_dict(self._source_dsn) | {"passfile": None}
+        if self.source.info.password:
+            way["password"] = self.source.info.password
+        return make_conninfo("", **way)
+
+    def hold(self) -> None:
+        """No other run of a move is at work on the source from now on: one may be whose router was gone."""
+        try:
+            with self.source.transaction():
+                self.source.execute("set local lock_timeout = '10s'")
+                self.source.execute(
+                    "select pg_advisory_lock('farebox.own_partitions'::regclass::oid::int, -1)"
+                )
+        except psycopg.errors.LockNotAvailable:
+            raise TransientError(
+                "another run of this move is at work", hint="Wait for it, or end it."
+            ) from None
 
     def hand_over(self, seconds: float) -> Iterator[MoveProgress]:
         """Opens the target, or raises and everything is as before."""
+        self.hold()
+        if handover.is_on_target(self.target, self.partition):
+            return  # another run was faster
         self.replication.flush_at_once()
         row = self.source.execute(
             "select is_open from farebox.own_partitions where partition = %s", [self.partition]

@@ -18,7 +18,11 @@ QUEUE_ID_BITS: Final = 48
 """Each shard numbers its queued requests from its own number, shifted so far: ids are unique over all."""
 
 # What tells where a database is, and nothing of who logs in there.
-_PLACE: Final = ("host", "hostaddr", "port", "dbname", "sslmode", "sslrootcert", "channel_binding")
+_PLACE: Final = (
+    *("host", "hostaddr", "port", "dbname", "target_session_attrs"),
+    *("sslmode", "sslrootcert", "channel_binding"),
+)
+_LOGIN: Final = ("user", "password", "passfile", "sslcert", "sslkey", "sslpassword")
 # A shard that is gone is noticed in seconds: a refused connection at once, a silent network by these.
 _LIMITS: Final[dict[str, str | int]] = {
     "connect_timeout": 2,
@@ -149,15 +153,22 @@ def hold_map(router: psycopg.Connection[Any]) -> None:
         with router.transaction():
             # The session of a command that has just ended may need a moment to be gone.
             router.execute("set local lock_timeout = '300ms'")
-            # While a router is made for the first time there is nobody else.
             router.execute(
-                "select pg_advisory_lock(to_regclass('farebox.moves')::oid::int, 0)"
-                " where to_regclass('farebox.moves') is not null"
+                "select pg_advisory_lock(to_regnamespace('farebox')::oid::int, 0)"
+                " where to_regnamespace('farebox') is not null"
             )
     except psycopg.errors.LockNotAvailable:
         raise TransientError(
             "another farebox shards command is changing this installation", hint="Wait for it."
         ) from None
+
+
+def is_first_here(conn: psycopg.Connection[Any]) -> bool:
+    """Whether no other connection of this command is to that same database, by whatever address.
+
+    Asked of each of them, while all are open. Names do not tell, nor do ids, which copies of a server share.
+    """
+    return conn.execute("select pg_try_advisory_lock(hashtext('farebox shards'), 0)").fetchone() == (True,)
 
 
 def operator_dsn(router_dsn: str, place: str) -> str:
@@ -167,7 +178,7 @@ def operator_dsn(router_dsn: str, place: str) -> str:
     passfile.
     """
     given = conninfo_to_dict(router_dsn)
-    login = {key: given[key] for key in ("user", "password", "passfile") if given.get(key) is not None}
+    login = {key: given[key] for key in _LOGIN if given.get(key) is not None}
     return make_conninfo(place, **login)
 
 

@@ -76,6 +76,7 @@ def move(
 def abort(router_dsn: str, partition: int) -> Iterator[MoveProgress]:
     """Takes back the move that has begun, as long as the target was not opened. Raises ConfigurationError."""
     with _mapped(), Journey.resume(router_dsn, partition) as journey:
+        journey.hold()
         if handover.is_on_target(journey.target, journey.partition):
             raise ConfigurationError(
                 f"partition {journey.partition} lives on {journey.to.name} already",

@@ -9,7 +9,16 @@ from typing import Any
 import psycopg
 
 from farebox.errors import ConfigurationError, FareboxError, map_error
-from farebox.shards._layout import Layout, ShardDsn, connect, hold_map, operator_dsn, place_of, read_layout
+from farebox.shards._layout import (
+    Layout,
+    ShardDsn,
+    connect,
+    hold_map,
+    is_first_here,
+    operator_dsn,
+    place_of,
+    read_layout,
+)
 from farebox.shards._setup import (
     make_router,
     migrate_if_blank,
@@ -44,6 +53,11 @@ def make_reader(router_dsn: str, reader_dsn: str, replicas: Sequence[ShardDsn]) 
         layout = replace(layout, shards=shards)
         with connect(reader_dsn) as reader:
             require_superuser(reader)
+            if is_first_here(router) and not is_first_here(reader):
+                raise ConfigurationError(
+                    "that is the router itself, which would send its sales to the standbys",
+                    hint="A reader is a database of its own, on any server with PL/Proxy.",
+                )
             migrate_if_blank(reader_dsn, reader)
             refuse_data(reader, "this database has companies of its own: it cannot become a router")
             make_router(reader, layout, password)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,7 @@ from farebox.shards._layout import (
     ShardDsn,
     connect,
     hold_map,
+    is_first_here,
     read_layout,
     router_options,
 )
@@ -45,10 +47,8 @@ def init(
     """
     if not 1 <= len(shards) <= partitions:
         raise ConfigurationError(f"1 to {partitions} shards can share {partitions} partitions")
-    if len({shard.name for shard in shards}) < len(shards) or len({shard.place for shard in shards}) < len(
-        shards
-    ):
-        raise ConfigurationError("each shard needs a name and a database of its own")
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ConfigurationError("each shard needs a name of its own")
     with connect(router_dsn) as router:
         require_superuser(router)
         migrate_if_blank(router_dsn, router)
@@ -60,6 +60,8 @@ def init(
             refuse_data(router, "this database has companies of its own: it cannot become a router")
             adopted = adopt(shards)
             layout = _new_layout(shards, partitions, registry) if adopted is None else adopted.layout
+            if adopted is None:
+                _look_over(router, shards, layout)
         if {shard.place for shard in layout.shards} != {shard.place for shard in shards}:
             raise ConfigurationError(
                 "this database is the router of other shards already",
@@ -125,7 +127,7 @@ def make_shard(dsn: str, layout: Layout, shard: Shard, password: str) -> None:
     """Makes the database of `dsn` that shard, or brings it up to date."""
     with connect(dsn) as conn:
         migrate_if_blank(dsn, conn)
-        _refuse_other_cluster(conn, layout, shard)
+        _refuse_other(conn, layout, shard.number)
         with conn.transaction():
             _make_mask(conn, layout)
             load_layer(conn, "shard.sql")
@@ -147,6 +149,7 @@ def make_shard(dsn: str, layout: Layout, shard: Shard, password: str) -> None:
 
 def make_router(conn: Connection, layout: Layout, password: str) -> None:
     """Makes the database of `conn` the router of `layout`, or brings it up to date."""
+    _refuse_other(conn, layout, None)
     with conn.transaction():
         conn.execute("create extension if not exists plproxy")
         _make_mask(conn, layout)
@@ -322,12 +325,39 @@ def refuse_data(conn: Connection, message: str) -> None:
         raise ConfigurationError(message, hint="Make it the first shard of a new, empty router.")
 
 
-def _refuse_other_cluster(conn: Connection, layout: Layout, shard: Shard) -> None:
+def _look_over(router: Connection, shards: Sequence[ShardDsn], layout: Layout) -> None:
+    """Raises what would come up later: once a router has noted its shards it takes no others."""
+    is_first_here(router)
+    with ExitStack() as stack:
+        for given, shard in zip(shards, layout.shards, strict=True):
+            conn = stack.enter_context(connect(given.dsn))
+            if not is_first_here(conn):
+                raise ConfigurationError(
+                    f"{given.name} is the database of another shard, or of the router",
+                    hint="Each needs a database of its own.",
+                )
+            if conn.execute("select where to_regclass('farebox.companies') is not null").rowcount:
+                # As _partition_of, which is not there yet.
+                foreign = conn.execute(
+                    "select count(*) from farebox.companies as c"
+                    " where ('x' || left(md5(c.id::text), 8))::bit(32)::int & %s <> all (%s::int[])",
+                    [layout.partitions - 1, list(shard.partitions)],
+                ).fetchone()
+                _refuse_foreign(conn, foreign)
+
+
+def _refuse_other(conn: Connection, layout: Layout, number: int | None) -> None:
+    """What that database is already, it stays: a shard by its number, a router without."""
     if conn.execute("select where to_regclass('farebox.sharding') is null").rowcount:
         return
     row = conn.execute("select cluster_id, shard from farebox.sharding").fetchone()
-    if row is not None and row != (layout.cluster_id, shard.number):
-        raise ConfigurationError(f"the database of {shard.name} belongs to another sharded installation")
+    if row is not None and row != (layout.cluster_id, number):
+        is_what = "a router" if row[1] is None else f"shard {row[1]}"
+        of_what = "this" if row[0] == layout.cluster_id else "another"
+        raise ConfigurationError(
+            f"the database {conn.info.dbname} is {is_what} of {of_what} sharded installation",
+            hint="Name another database.",
+        )
 
 
 def _refuse_foreign_companies(conn: Connection) -> None:
@@ -335,6 +365,10 @@ def _refuse_foreign_companies(conn: Connection) -> None:
         "select count(*) from farebox.companies as c where farebox._partition_of(c.id::text) not in"
         " (select partition from farebox.own_partitions union select partition from farebox.stray_partitions)"
     ).fetchone()
+    _refuse_foreign(conn, foreign)
+
+
+def _refuse_foreign(conn: Connection, foreign: tuple[Any, ...] | None) -> None:
     if foreign is not None and foreign[0]:
         raise MigrationError(
             f"{foreign[0]} companies of {conn.info.dbname} do not belong on this shard",
