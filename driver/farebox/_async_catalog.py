@@ -56,7 +56,11 @@ class AsyncCatalog(AsyncPart):
 
     async def expire_payment_codes(self, limit: int = 1000) -> int:
         """Expire up to `limit` codes whose time is over; how many were."""
-        return (await self._run(calls.EXPIRE_PAYMENT_CODES, limit))[0]
+        core = self._live()
+        try:
+            return (await self._run(calls.EXPIRE_PAYMENT_CODES, limit))[0]
+        finally:
+            core.catalog.forget("*")
 
     async def get_company(self, company_id: UUID, *, fresh: bool = False) -> Company | None:
         """One company, cached; `fresh` asks the database."""
@@ -103,10 +107,12 @@ class AsyncCatalog(AsyncPart):
     ) -> list[CatalogOutcome]:
         given = list(batch)
         elements = list(map(_with_id, given)) if model in (CompanyRequest, RouteRequest) else given
-        payload = encode_many(model, elements, strict=self.strict(strict))
+        payload = encode_many(model, elements, strict=self._is_strict(strict))
         core = self._live()
-        outcomes = await core.primary.run(call, (payload,), self._patience, part=Part(len(elements)))
-        core.catalog.forget("*")
+        try:
+            outcomes = await core.primary.run(call, (payload,), self._patience, part=Part(len(elements)))
+        finally:
+            core.catalog.forget("*")  # Also after an error: it may have been done all the same.
         for number, outcome in enumerate(outcomes):
             if not outcome.ok and elements[number] is not given[number]:
                 outcomes[number] = outcome.model_copy(update={"id": None})  # ours: nobody has it
@@ -119,8 +125,16 @@ class AsyncCatalog(AsyncPart):
             rows = await self._run(call, *arguments)
             return rows[0] if rows else None
 
-        key = (str(arguments[0]), call.function, *map(str, arguments[1:]))
+        key = (_as_announced(arguments[0]), call.function, *map(str, arguments[1:]))
         return await core.catalog.look_up(key, fetch, fresh=fresh)
+
+
+def _as_announced(company_id: UUID | str) -> str:
+    """A company's id as notifications spell it: nothing else would be forgotten with them."""
+    try:
+        return str(company_id if isinstance(company_id, UUID) else UUID(company_id))
+    except ValueError:
+        return str(company_id)
 
 
 def _with_id(element: Request | Mapping[str, Any]) -> Request | Mapping[str, Any]:

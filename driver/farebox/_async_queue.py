@@ -12,7 +12,7 @@ from uuid import UUID
 
 from farebox import queue_calls
 from farebox._async_part import AsyncPart
-from farebox._bulk import TicketInput
+from farebox._bulk import TicketInput, portions
 from farebox._queue import Part
 from farebox.encoding import check_one, encode_one, join, to_parameter
 from farebox.errors import DeadlineExceededError, UsageError, lost_shard
@@ -91,7 +91,7 @@ class AsyncQueue(AsyncPart):
         when strict, `BusyError`.
         """
         loop = asyncio.get_running_loop()
-        if self.strict(strict):
+        if self._is_strict(strict):
             check_one(TicketRequest, ticket)
         patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
         ends_at = loop.time() + (math.inf if patience.timeout is None else patience.timeout)
@@ -115,15 +115,14 @@ class AsyncQueue(AsyncPart):
         """
         if not 1 <= chunk_size <= 10_000:
             raise UsageError("chunk_size must be between 1 and 10000")
-        checked = self.strict(strict)
+        checked = self._is_strict(strict)
         payloads: list[bytes] = []
         for ticket in tickets:
-            payloads.append(encode_one(TicketRequest, ticket, strict=checked))
+            payloads.append(encode_one(TicketRequest, ticket, len(payloads) + 1, strict=checked))
             if len(payloads) % chunk_size == 0:
                 await asyncio.sleep(0)  # A million validations must not stop the event loop.
         stored: list[AsyncQueuedTicket] = []
-        for start in range(0, len(payloads), chunk_size):
-            chunk = payloads[start : start + chunk_size]
+        for chunk in portions(payloads, chunk_size):
             rows = await self._live().primary.run(
                 queue_calls.ENQUEUE_TICKETS, (join(chunk),), self._patience, part=Part(len(chunk))
             )
@@ -200,7 +199,8 @@ class AsyncQueue(AsyncPart):
 
     async def _outcome(self, queue_id: int, payload: bytes, timeout: float | None) -> TicketOutcome:
         """Wait for what becomes of a stored request."""
-        seconds = self._patience.timeout if timeout is None else timeout
+        patience = self._patience if timeout is None else replace(self._patience, timeout=timeout)
+        seconds = patience.timeout
         try:
             async with asyncio.timeout(None if seconds == math.inf else seconds):
                 return await self._live().outcomes.outcome(queue_id, payload)

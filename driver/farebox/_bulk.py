@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
-from farebox.encoding import check_many, dump_many
+from farebox.encoding import check_many, dump_many, dump_one, join
 from farebox.errors import UsageError
 from farebox.models import TicketRequest
 
 T = TypeVar("T")
 
+# Ten thousand requests of 1 MB must not become one message: PostgreSQL takes none of a gigabyte.
+MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
 _CHECKED_AT_ONCE: Final = 1000
+_ENCODED_AT_ONCE: Final = 100
 
 TicketInput = TicketRequest | Mapping[str, Any] | bytes
 """A request, a mapping that becomes one, or its JSON, ready made."""
@@ -57,7 +60,7 @@ class Chunker:
         """The list in chunks, as far as it has been asked for."""
         iterator = iter(tickets)
         while part := list(islice(iterator, self._size)):
-            yield self._chunk(part)
+            yield from self._chunks(part)
 
     async def cut_stream(
         self, tickets: AsyncIterable[TicketInput] | Iterable[TicketInput]
@@ -71,17 +74,57 @@ class Chunker:
         async for ticket in tickets:
             part.append(ticket)
             if len(part) == self._size:
-                yield self._chunk(part)
+                for chunk in self._chunks(part):
+                    yield chunk
                 part = []
-        if part:
-            yield self._chunk(part)
+        for chunk in self._chunks(part):
+            yield chunk
 
-    def _chunk(self, part: list[TicketInput]) -> Chunk:
-        first = self._next
+    def _chunks(self, part: list[TicketInput]) -> Iterator[Chunk]:
+        """One, unless the requests are so large that it takes several."""
         if self._strict:
-            check_many(TicketRequest, part, first)
-        self._next += len(part)
-        return Chunk(dump_many(TicketRequest, part, first), first, len(part))
+            check_many(TicketRequest, part, self._next)
+        pieces: list[bytes] = []
+        size = elements = 0
+        for piece, number in self._pieces(part, self._next):
+            if pieces and size + len(piece) > MAX_CHUNK_BYTES:
+                yield self._chunk(pieces, elements)
+                pieces, size, elements = [], 0, 0
+            pieces.append(piece)
+            size += len(piece)
+            elements += number
+        if pieces:
+            yield self._chunk(pieces, elements)
+
+    def _chunk(self, pieces: list[bytes], elements: int) -> Chunk:
+        first, self._next = self._next, self._next + elements
+        return Chunk(join(pieces), first, elements)
+
+    @staticmethod
+    def _pieces(part: list[TicketInput], first: int) -> Iterator[tuple[bytes, int]]:
+        """Elements in JSON with commas between them, and how many: several at once unless they are large."""
+        for start in range(0, len(part), _ENCODED_AT_ONCE):
+            some = part[start : start + _ENCODED_AT_ONCE]
+            piece = dump_many(TicketRequest, some, first + start)[1:-1]
+            if len(piece) <= MAX_CHUNK_BYTES:
+                yield piece, len(some)
+            else:
+                for ordinal, element in enumerate(some, first + start):
+                    yield dump_one(TicketRequest, element, ordinal), 1
+
+
+def portions(payloads: Sequence[bytes], most: int) -> Iterator[list[bytes]]:
+    """Encoded requests by so many at most, and no more than one message should carry."""
+    portion: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if portion and (len(portion) == most or size + len(payload) > MAX_CHUNK_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(payload)
+        size += len(payload)
+    if portion:
+        yield portion
 
 
 class Window(Generic[T]):

@@ -13,7 +13,6 @@ from farebox.errors import ConfigurationError
 # 1.20 refuses: the client keeps no state in a session at all.
 _DEFAULTS: Final[dict[str, str | int]] = {
     "application_name": "farebox",
-    "client_encoding": "utf8",
     "connect_timeout": 10,
     # A peer that vanished without a word is noticed in about half a minute rather than in two hours.
     "keepalives_idle": 10,
@@ -29,14 +28,17 @@ class Target:
     Raises `ConfigurationError` for a malformed DSN, without quoting it.
     """
 
-    __slots__ = ("_shown", "conninfo", "several_hosts")
+    __slots__ = ("_shown", "conninfo")
 
     def __init__(self, dsn: str, *, spread: bool = False) -> None:
-        """With `spread`, several hosts are tried in random order (replicas), not in the order given."""
+        """With `spread`, several hosts are tried in random order (replicas), not in the order given.
+
+        Else the first of them that writes is meant: after a failover that may be another one.
+        """
         try:
             given = conninfo_to_dict(dsn)
-        except psycopg.Error:
-            given = None
+        except (psycopg.Error, ValueError, TypeError, AttributeError):
+            given = None  # Also for None, and for what has no UTF-8: Python's error would quote all of it.
         if given is None:
             raise ConfigurationError(
                 "the DSN is not valid", hint="postgresql://user:password@host:port/dbname"
@@ -53,9 +55,12 @@ class Target:
                 hint="percent-encode special characters in the password: @ is %40, / is %2F",
             )
         settings = _DEFAULTS | {key: value for key, value in given.items() if value is not None}
-        self.several_hosts = "," in host or "," in str(given.get("hostaddr") or "")
-        if spread and self.several_hosts:
-            settings.setdefault("load_balance_hosts", "random")
+        settings["client_encoding"] = "utf8"  # in which requests are sent, whatever else a session has
+        if "," in host or "," in str(given.get("hostaddr") or ""):
+            if spread:
+                settings.setdefault("load_balance_hosts", "random")
+            else:
+                settings.setdefault("target_session_attrs", "read-write")
         self.conninfo = make_conninfo("", **settings)
         self._shown = f"postgresql://{host}{':' if port else ''}{port}/{dbname}"
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from numbers import Real
 from typing import Any, Final
 
 from farebox._rows import Rows, renumber
@@ -41,9 +42,12 @@ class Patience:
     backoff_limit: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and math.isnan(self.timeout):
-            # No clock passes it, and an event loop whose timers it is among does not rest any more.
+        # What is wrong here would fail later, and not only for the call that it came with.
+        if self.timeout is not None and not (isinstance(self.timeout, Real) and not math.isnan(self.timeout)):
+            # No clock passes NaN, and an event loop whose timers it is among does not rest any more.
             raise UsageError("timeout is not a number")
+        if not (isinstance(self.attempts, Real) and self.attempts >= 1):
+            raise UsageError("attempts must be at least 1")
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
@@ -267,8 +271,7 @@ class Unit:
     def may_be_split(self, error: FareboxError) -> bool:
         """Whether `error` may be the fault of one element; a statement time-out would only be repeated.
 
-        Ready-made JSON that is two elements, or none, spoils the answer of its whole batch: asked again, the
-        others find their tickets.
+        Also where the answer did not fit the batch: asked again, the others find their tickets.
         """
         return (
             len(self.callers) > 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from itertools import repeat
@@ -26,7 +26,7 @@ class Rows:
     """An answer: the names of its columns and the values row by row, as psycopg made them."""
 
     names: tuple[str, ...]
-    values: list[tuple[Any, ...]]
+    values: list[tuple[Any, ...]] = field(repr=False)
 
     def column(self, name: str) -> list[Any]:
         """The values of a column; none when there is no such column."""

@@ -144,11 +144,11 @@ class SyncQueue(ABC):
 
     def retry_queued_requests(self, keys: Iterable[str]) -> list[RetriedRequest]:
         """Have requests tried again now, whether they are in backoff or dead; one answer for each key."""
-        return self._run(self._front.retry_queued_requests(keys))
+        return self._run(self._front.retry_queued_requests(list(keys)))
 
     def drop_queued_requests(self, keys: Iterable[str]) -> list[DroppedRequest]:
         """Remove requests for good; what was removed, whole."""
-        return self._run(self._front.drop_queued_requests(keys))
+        return self._run(self._front.drop_queued_requests(list(keys)))
 
     def pause_company_queue(self, company_id: UUID) -> int:
         """Let a company's requests wait; how many do."""

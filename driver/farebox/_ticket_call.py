@@ -25,7 +25,7 @@ _get_blocking, _set_blocking = _blocking.__get__, _blocking.__set__
 class Seller(Protocol):
     """The client, as far as a call knows it."""
 
-    def begin(self, call: TicketCall) -> None:
+    def _begin(self, call: TicketCall) -> None:
         """Check the ticket and put the call in line. What it raises is what the call raises."""
         ...
 
@@ -114,7 +114,7 @@ class TicketCoroutine(TicketCall, Coroutine[Any, Any, TicketOutcome]):
             # A coroutine belongs to no loop before it runs: it may have been made beside the one it is for.
             _Future.__init__(self, loop=loop)
         try:
-            seller.begin(self)
+            seller._begin(self)  # pyright: ignore[reportPrivateUsage]
         except FareboxError as error:
             self.fail(error)
         except Exception as error:  # the application's, from a mapping of its own making

@@ -36,7 +36,7 @@ from farebox.models import (
     UnappliedPayment,
     Violation,
 )
-from farebox.options import Consistency, Options, Settings
+from farebox.options import CONSISTENCIES, Consistency, Options, Settings
 
 R = TypeVar("R")
 
@@ -133,7 +133,7 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         safe.
         """
         tickets = list(batch)
-        chunker = Chunker(chunk_size, strict=self.strict(strict))
+        chunker = Chunker(chunk_size, strict=self._is_strict(strict))
         for _ in chunker.check(tickets):
             await asyncio.sleep(0)  # A million validations must not stop the event loop.
         outcomes: list[TicketOutcome] = []
@@ -156,7 +156,7 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         `InvalidRequestError`) ends the stream; what was yielded stands, of what was sent and not yielded
         the same call again tells.
         """
-        chunks = Chunker(chunk_size, strict=self.strict(strict)).cut_stream(tickets)
+        chunks = Chunker(chunk_size, strict=self._is_strict(strict)).cut_stream(tickets)
         async with aclosing(self._create_chunks(chunks, ordered)) as answers:
             async for answered in answers:
                 for outcome in answered:
@@ -270,19 +270,22 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
             raise UsageError(_OTHER_LOOP, hint="one client for each loop, or `Farebox`")
         return core
 
-    def strict(self, strict: bool | None) -> bool:
+    def _is_strict(self, strict: bool | None) -> bool:
         """What holds for a call: its own choice, or the client's."""
         return self._settings.strict if strict is None else strict
 
-    def width(self, ordered: bool) -> int:
+    def _width(self, ordered: bool) -> int:
         """How many chunks of a list may be under way at once."""
-        # Twice what the pipelines hold: the oldest is waited for, and the others must not run dry
-        # meanwhile.
-        return 1 if ordered else 2 * self._settings.connections * self._settings.pipeline
+        if ordered:
+            return 1
+        # Twice what the pipelines hold: the oldest is waited for, and the others must not run dry meanwhile.
+        # But a list alone must never find the queue full.
+        settings = self._settings
+        return min(2 * settings.connections * settings.pipeline, settings.max_waiting)
 
-    def begin(self, call: TicketCall) -> None:
+    def _begin(self, call: TicketCall) -> None:
         """Somebody waits for a call of `create_ticket`."""
-        if self.strict(call.strict):
+        if self._is_strict(call.strict):
             check_one(TicketRequest, call.ticket)
         scheduler = self._live().primary
         scheduler.enter(call, scheduler.tickets, call.patience)
@@ -304,7 +307,7 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         outcome: TicketOutcome = await call
         return outcome
 
-    async def create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
+    async def _create_chunk(self, chunk: Chunk) -> list[TicketOutcome]:
         """Send one chunk of a list."""
         part = Part(chunk.elements, chunk.first)
         return await self._live().primary.run(
@@ -314,10 +317,10 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
     async def _create_chunks(
         self, chunks: AsyncIterator[Chunk], ordered: bool
     ) -> AsyncGenerator[list[TicketOutcome], None]:
-        window = Window[asyncio.Task[list[TicketOutcome]]](self.width(ordered))
+        window = Window[asyncio.Task[list[TicketOutcome]]](self._width(ordered))
         try:
             async for chunk in chunks:
-                for oldest in window.push(asyncio.create_task(self.create_chunk(chunk))):
+                for oldest in window.push(asyncio.create_task(self._create_chunk(chunk))):
                     yield await oldest
             for oldest in window.drain():
                 yield await oldest
@@ -333,8 +336,10 @@ class AsyncFarebox(AsyncQueue, AsyncCatalog):
         )
 
     async def _read(self, call: Call[R], consistency: Consistency | None, *arguments: object) -> list[R]:
+        if consistency is None:
+            consistency = self._settings.consistency
+        elif consistency not in CONSISTENCIES:
+            raise UsageError(f"consistency must be one of {', '.join(CONSISTENCIES)}")
         return await self._live().reader.run(
-            call,
-            [to_parameter(argument) for argument in arguments],
-            consistency or self._settings.consistency,
+            call, [to_parameter(argument) for argument in arguments], consistency
         )

@@ -25,6 +25,8 @@ Element = Request | Mapping[str, Any] | bytes
 """A request, a mapping that becomes one, or its JSON, ready made."""
 
 _JSON_SPACE: Final = re.compile(r"[\s,]*")
+_JSON_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_MARKS: Final = bytes(set(range(256)) - set(b'[]{},"'))
 _NO_JSON: Final = (PydanticSerializationError, ValueError, RecursionError)
 _PROBLEMS: Final = {
     ("string_pattern_mismatch", "company_id"): "must be a UUID",
@@ -35,11 +37,11 @@ _PROBLEMS: Final = {
 }
 
 
-def encode_one(model: type[Request], value: Element, *, strict: bool) -> bytes:
-    """The JSON of one element. Raises `InvalidRequestError`."""
+def encode_one(model: type[Request], value: Element, ordinal: int = 1, *, strict: bool) -> bytes:
+    """The JSON of one element, which is number `ordinal` of its list. Raises `InvalidRequestError`."""
     if strict:
-        check_one(model, value)
-    return dump_one(model, value)
+        check_one(model, value, ordinal)
+    return dump_one(model, value, ordinal)
 
 
 def encode_many(model: type[Request], values: Sequence[Element], *, strict: bool) -> bytes:
@@ -81,10 +83,15 @@ def check_many(model: type[Request], values: Sequence[Element], first: int = 1) 
 def dump_one(model: type[Request], value: Element, ordinal: int = 1) -> bytes:
     """The JSON of one element as it is. Raises `InvalidRequestError` for what has no JSON form."""
     if isinstance(value, bytes):
-        return value
+        if _is_one(value):
+            return value
+        raise InvalidRequestError([FieldError(ordinal, "(element)", "is not one JSON value")])
+    if isinstance(value, Mapping) and not isinstance(value, dict):
+        value = dict(value)
     try:
         if isinstance(value, Request):
-            return value.__pydantic_serializer__.to_json(value, exclude_unset=True)
+            # Without warnings: they quote what a request that was not validated holds.
+            return value.__pydantic_serializer__.to_json(value, exclude_unset=True, warnings=False)
         # NaN and Infinity have no JSON; as strings the database rejects them row by row.
         return to_json(value, inf_nan_mode="strings")
     except _NO_JSON:
@@ -92,12 +99,14 @@ def dump_one(model: type[Request], value: Element, ordinal: int = 1) -> bytes:
     try:
         # Something the database ignores has no JSON form: what matters has.
         request = model.model_validate(value)
-        return request.__pydantic_serializer__.to_json(request, exclude_unset=True)
+        return request.__pydantic_serializer__.to_json(request, exclude_unset=True, warnings=False)
     except _NO_JSON:
         pass
     try:
-        # A lone surrogate has no UTF-8, but it has an escape, and the database judges that one too.
-        return json.dumps(to_jsonable_python(value, inf_nan_mode="strings"), allow_nan=False).encode()
+        # A lone surrogate has no UTF-8, but it has an escape, and objects have a text: the database judges
+        # them too.
+        plain = to_jsonable_python(value, inf_nan_mode="strings", serialize_unknown=True)
+        return json.dumps(plain, allow_nan=False).encode()
     except (TypeError, *_NO_JSON):
         problem = FieldError(ordinal, "(element)", "has no JSON form")
     raise InvalidRequestError([problem])
@@ -137,6 +146,42 @@ def split(array: bytes) -> list[bytes] | None:
     return elements
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_READER: Final = json.JSONDecoder(parse_int=str, parse_constant=_refuse)
+
+
+def _is_one(value: bytes) -> bool:
+    """Whether ready-made JSON is one value, so that in an array it is one element.
+
+    Anything else could swallow its neighbours or shift their answers: whoever wrote it may mean to.
+    """
+    try:
+        _READER.decode(value.decode())
+    except RecursionError:
+        # PostgreSQL reads deeper than Python.
+        return _is_closed(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_closed(value: bytes) -> bool:
+    """Whether every bracket and string that begins in the value ends there, with no comma outside."""
+    marks = _JSON_STRING.sub(b"", value).translate(None, _NO_MARKS)
+    depth = 0
+    for mark in marks:
+        if mark in b"[{":
+            depth += 1
+        elif mark in b"]}":
+            depth -= 1
+        if depth < 0 or mark == ord('"') or (depth == 0 and mark == ord(",")):
+            return False
+    return depth == 0 and b"\0" not in value
+
+
 def to_parameter(value: object) -> bytes | None:
     """An argument in PostgreSQL's text format. Raises `UsageError` for what has no meaning there."""
     if value is None or isinstance(value, bytes):
@@ -155,7 +200,8 @@ def to_parameter(value: object) -> bytes | None:
         try:
             return value.encode()
         except UnicodeEncodeError:
-            raise UsageError("a text argument must be valid Unicode") from None
+            pass  # It quotes the text, so it must not be the context of ours.
+        raise UsageError("a text argument must be valid Unicode")
     raise UsageError(f"an argument of type {type(value).__name__} is not supported")
 
 

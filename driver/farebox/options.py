@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict, get_args
 
 from farebox._queue import Patience
 from farebox._scheduler import Limits
@@ -11,6 +11,8 @@ from farebox.errors import ConfigurationError
 from farebox.events import Hook
 
 Consistency = Literal["replica", "own_writes", "primary"]
+WhenFull = Literal["wait", "raise"]
+CONSISTENCIES: Final[tuple[str, ...]] = get_args(Consistency)
 
 _AT_LEAST_1 = (
     "connections",
@@ -37,7 +39,7 @@ class Options(TypedDict, total=False):
     pooled_pipeline: int
     max_batch: int
     max_waiting: int
-    when_full: Literal["wait", "raise"]
+    when_full: WhenFull
     timeout: float | None
     attempts: int
     backoff: float
@@ -68,7 +70,7 @@ class Settings:
     """Elements in a shared batch, 1 to 10,000."""
     max_waiting: int = 10_000
     """Calls that may wait for a connection, each with its request encoded."""
-    when_full: Literal["wait", "raise"] = "wait"
+    when_full: WhenFull = "wait"
     """A further call waits for a place, as a task and a future of the caller's, or raises `BusyError`."""
     timeout: float | None = 30.0
     """Seconds for a call in all, retries included (None: no limit); of a list, for each chunk."""
@@ -103,6 +105,10 @@ class Settings:
                 continue
             if value is None or not value >= least:
                 raise ConfigurationError(f"{name} must be at least {least}")
+        # A misspelled one would be taken for another.
+        for name, choices in (("consistency", CONSISTENCIES), ("when_full", get_args(WhenFull))):
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(f"{name} must be one of {', '.join(choices)}")
         if self.max_batch > 10_000:
             raise ConfigurationError(
                 "max_batch must be at most 10000", hint="the database takes no more at once"

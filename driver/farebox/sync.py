@@ -22,7 +22,7 @@ from farebox import _fork
 from farebox._bulk import Chunker, TicketInput, Window
 from farebox._sync_queue import SyncQueue
 from farebox.client import DEFAULT_CHUNK, AsyncFarebox
-from farebox.errors import ClosedError
+from farebox.errors import ClosedError, UsageError
 from farebox.models import (
     CatalogOutcome,
     Company,
@@ -117,6 +117,7 @@ class Farebox(SyncQueue):
 
     def close(self, grace: float = 5.0) -> None:
         """Fail the calls not sent yet, wait up to `grace` seconds for those that were, disconnect."""
+        self._be_elsewhere()
         with self._lock:
             self._closed = True
             engine, self._engine = self._engine, None
@@ -188,10 +189,12 @@ class Farebox(SyncQueue):
         `InvalidRequestError`) ends the stream; what was yielded stands, of what was sent and not yielded
         the same call again tells.
         """
-        window = Window[Future[list[TicketOutcome]]](self._front.width(ordered))
+        front = self._front
+        window = Window[Future[list[TicketOutcome]]](front._width(ordered))  # pyright: ignore[reportPrivateUsage]
+        checked, create = front._is_strict(strict), front._create_chunk  # pyright: ignore[reportPrivateUsage]
         try:
-            for chunk in Chunker(chunk_size, strict=self._front.strict(strict)).cut(tickets):
-                for oldest in window.push(self._submit(self._front.create_chunk(chunk))):
+            for chunk in Chunker(chunk_size, strict=checked).cut(tickets):
+                for oldest in window.push(self._submit(create(chunk))):
                     yield from oldest.result()
             for oldest in window.drain():
                 yield from oldest.result()
@@ -346,14 +349,28 @@ class Farebox(SyncQueue):
     # -- inside -------------------------------------------------------------------------------------------
 
     def forget(self) -> object:
-        """For a forked child: let go of what belongs to the parent, whose threads do not exist here."""
+        """For a forked child: let go of what belongs to the parent."""
+        # Also the thread, which does not exist here, and the lock that it may have held.
         engine, self._engine = self._engine, None
         if self._finalizer is not None:
             self._finalizer.detach()
         self._lock = threading.Lock()
         return engine
 
+    def _be_elsewhere(self) -> None:
+        """Raises `UsageError` on the thread that would have to answer: it would wait for itself."""
+        engine = self._engine
+        if engine is not None and engine.thread is threading.current_thread():
+            raise UsageError(
+                "the client was called by its own event hook", hint="have another thread call it, later"
+            )
+
     def _submit(self, call: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            self._be_elsewhere()
+        except UsageError:
+            call.close()
+            raise
         with self._lock:
             if self._closed:
                 call.close()

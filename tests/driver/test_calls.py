@@ -10,11 +10,13 @@ import pytest
 
 from farebox import (
     AsyncFarebox,
+    AsyncQueuedTicket,
     CompanyRequest,
     Farebox,
     InvalidRequestError,
     NotMigratedError,
     PermissionDeniedError,
+    QueuedTicket,
     TicketRequest,
     UsageError,
 )
@@ -212,6 +214,8 @@ def test_misuse_and_missing_rights_are_told_apart(shop: Shop, connect: Call) -> 
         admin("company_summary", shop.company, datetime(2026, 1, 1))  # noqa: DTZ001
     with pytest.raises(UsageError, match="NUL"):
         admin("tickets_by_phone", shop.company, "+232\0")
+    with pytest.raises(UsageError, match="consistency"):
+        admin("get_ticket", uuid4(), consistency="own-writes")
     with pytest.raises(UsageError, match="chunk_size"):
         admin("create_tickets", [], chunk_size=10_001)
     app = connect(shop.db.login("farebox_app"))
@@ -236,9 +240,12 @@ def test_both_clients_have_the_same_methods() -> None:
             if not name.startswith("_")
         }
 
-    only_of_the_engine = {"begin", "create_chunk", "strict", "width"}
-    expected = {k: v for k, v in methods(AsyncFarebox).items() if k not in only_of_the_engine}
-    assert methods(Farebox) == expected
+    assert methods(Farebox) == methods(AsyncFarebox)
+    for one, other in ((AsyncFarebox, Farebox), (AsyncQueuedTicket, QueuedTicket)):
+        names = [name for name in dir(one) if not name.startswith("_")]
+        assert names == [name for name in dir(other) if not name.startswith("_")]
+        for name in names:
+            assert inspect.getdoc(getattr(one, name)) == inspect.getdoc(getattr(other, name)), name
 
 
 def test_ids_may_be_written_as_the_database_reads_them(shop: Shop, connect: Call) -> None:

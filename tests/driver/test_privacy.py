@@ -20,6 +20,7 @@ from farebox import (
     FareboxError,
     InvalidRequestError,
     TicketRequest,
+    UsageError,
 )
 from farebox.events import Event
 from tests.driver.conftest import Call, Shop, open_shop
@@ -46,7 +47,8 @@ class Everything:
         self.texts += [repr(thing), str(thing)]
         while isinstance(thing, BaseException):
             # What a tool that ignores `from None` would show.
-            self.texts += ["".join(traceback.format_exception(thing, chain=False)), repr(vars(thing))]
+            self.texts += ["".join(traceback.format_exception(thing, chain=False))]
+            self.texts += [repr(thing), repr(vars(thing))]
             thing = thing.__cause__ or thing.__context__
 
     def hook(self, event: Event) -> None:
@@ -102,7 +104,7 @@ def test_errors_name_nobody(shop: Shop, connect: Call, everything: Everything) -
             client(method, argument)
         assert refused.value.sqlstate == "23514"
         everything.add(refused.value)
-    # And here it quotes the document.
+    # And here it would quote the document.
     broken = b'{"passenger_phone": "%s", "monime_otp": "%s", ]' % (PHONE.encode(), OTP.encode())
     with pytest.raises(DataError) as refused:
         client("create_ticket", broken, strict=False)
@@ -118,6 +120,9 @@ def test_errors_name_nobody(shop: Shop, connect: Call, everything: Everything) -
         with pytest.raises(pydantic.ValidationError) as unpolished:
             TicketRequest.model_validate(bad)
         everything.texts += [str(unpolished.value), repr(unpolished.value)]
+    with pytest.raises(UsageError) as no_unicode:
+        client("tickets_by_phone", shop.company, f"{PHONE}\ud800")
+    everything.add(no_unicode.value)
     shop.fail_tickets("40001", otp=OTP)
     with pytest.raises(FareboxError) as transient:
         client("create_ticket", secret_payment(shop))
@@ -162,6 +167,7 @@ def test_a_password_is_nowhere(shop: Shop, everything: Everything) -> None:
         f"postgresql://u:p@{PASSWORD}@127.0.0.1/x",
         f"host=127.0.0.1 {PASSWORD}",
         f"password='{PASSWORD}",
+        f"host=127.0.0.1 password={PASSWORD}\udce4",
         f"postgresql://u:p/{PASSWORD}@127.0.0.1/x",
         f"postgresql://u:{PASSWORD}/p@127.0.0.1/x",
         f"postgresql://u:1/{PASSWORD}@127.0.0.1/x",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import logging
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, cast, get_args
 from unittest import mock
 from uuid import UUID, uuid4
@@ -33,6 +36,8 @@ from farebox import (
     UsageError,
     calls,
 )
+from farebox._bulk import Chunker, portions
+from farebox._dsn import Target
 from farebox._line import Line
 from farebox._queue import MAX_BATCH_BYTES, Caller, Part, Patience, Share, Unit
 from farebox._rows import Rows
@@ -176,6 +181,94 @@ def test_what_the_database_takes_passes_as_it_came(field: str, value: object) ->
     encode_one(TicketRequest, PAYMENT | {field: value}, strict=True)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{}",
+        b' {"a": [1, "]", "\\"", 1e400, -0.0], "b": {}} ',
+        b"null",
+        b"9" * 5000,
+        b'{"deep": %s}' % (b'["]\\"",' * 3000 + b"1" + b"]" * 3000),
+    ],
+)
+def test_ready_made_json_goes_out_as_it_is(value: bytes) -> None:
+    assert encode_one(TicketRequest, value, strict=False) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b" ",
+        b"{},{}",
+        b"{} {}",
+        b'{"a": [1',
+        b"2]}",
+        b'{"a": "',
+        b'"}',
+        b'{"a": NaN}',
+        b'{"a": 1}\0',
+        b'{"a": "\xff"}',
+        b"[" * 5000,
+        b"]" * 5000,
+        b"[" * 5000 + b"]" * 5000 + b"," + b"[" * 5000 + b"]" * 5000,
+        b"[" * 5000 + b'"' + b"]" * 5000,
+    ],
+)
+def test_ready_made_json_that_is_not_one_value_is_refused(value: bytes) -> None:
+    with pytest.raises(InvalidRequestError):
+        encode_one(TicketRequest, value, strict=False)
+    with pytest.raises(InvalidRequestError) as among_others:
+        encode_many(TicketRequest, [PAYMENT, value], strict=False)
+    assert [error.ordinal for error in among_others.value.errors] == [2]
+
+
+def test_a_mapping_of_any_kind_goes_out_for_the_database_to_judge() -> None:
+    """Also what no JSON knows. Seen to fail: whether the payment is kept was up to the kind of mapping."""
+    masked = PAYMENT | {"passenger_phone": "+23276***456"}
+    assert json.loads(encode_one(TicketRequest, MappingProxyType(masked), strict=False)) == masked
+    odd = masked | {"passenger_phone": _Phone(), "received": _Phone()}
+    assert json.loads(encode_one(TicketRequest, odd, strict=False))["passenger_phone"] == "+23276000000"
+
+
+class _Phone:
+    def __str__(self) -> str:
+        return "+23276000000"
+
+
+def test_a_request_that_nobody_validated_goes_out_without_a_warning() -> None:
+    """Pydantic's warnings quote the value."""
+    request = TicketRequest(**PAYMENT).model_copy(update={"passenger_phone": 23276123456})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert b"23276123456" in encode_one(TicketRequest, request, strict=False)
+
+
+def test_large_requests_make_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail: ten thousand of 1 MB would be one message."""
+    monkeypatch.setattr("farebox._bulk.MAX_CHUNK_BYTES", 1000)
+    sizes = [0, 300, 600, 900, 1200, 0, 300] * 50
+    tickets = [{"number": number, "x": "x" * size} for number, size in enumerate(sizes)]
+    chunks = list(Chunker(300, strict=False).cut(tickets))
+    assert max(len(chunk.payload) for chunk in chunks if chunk.elements > 1) <= 1100
+    assert [json.loads(chunk.payload)[0]["number"] + 1 for chunk in chunks] == [c.first for c in chunks]
+    assert [ticket for chunk in chunks for ticket in json.loads(chunk.payload)] == tickets
+    assert sum(chunk.elements for chunk in chunks) == len(tickets)
+    payloads = [json.dumps(ticket).encode() for ticket in tickets]
+    parts = list(portions(payloads, 3))
+    assert [payload for part in parts for payload in part] == payloads
+    assert all(len(part) <= 3 and (sum(map(len, part)) <= 1000 or len(part) == 1) for part in parts)
+
+
+def test_a_session_speaks_the_encoding_that_requests_are_in() -> None:
+    """Seen to fail: with another one in the DSN the names of routes were stored wrong."""
+    for dsn in ("host=x", "host=x client_encoding=latin1", "postgresql://x/y?client_encoding=LATIN1"):
+        assert "client_encoding=utf8" in Target(dsn).conninfo
+    nothing: Any = None
+    with pytest.raises(ConfigurationError):
+        Farebox(nothing)
+
+
 def test_a_request_shows_neither_phone_nor_otp_and_cannot_be_changed() -> None:
     request = TicketRequest(**PAYMENT)
     assert "23276123456" not in repr(request)
@@ -305,6 +398,8 @@ async def test_answers_that_do_not_fit_their_questions_reach_nobody() -> None:
         {"attempts": 0},
         {"timeout": -1.0},
         {"catalog_ttl": float("nan")},
+        cast("Options", {"consistency": "own-writes"}),
+        cast("Options", {"when_full": "block"}),
         cast("Options", {"connections": None}),
     ],
 )
