@@ -59,10 +59,20 @@ class Core:
         if self.loop.is_closed():
             self.abandon()
             return
-        await self.catalog.close()
-        await self.outcomes.close()
+        self.catalog.listener.stop()
+        self.outcomes.stop()
         for scheduler in self._schedulers:
-            await scheduler.close(grace)
+            scheduler.stop()
+        try:
+            await asyncio.gather(
+                self.catalog.listener.finish(),
+                self.outcomes.finish(),
+                *(scheduler.finish(grace) for scheduler in self._schedulers),
+            )
+        finally:
+            # Also for whoever does not want to wait so long: nobody else would do it.
+            for scheduler in self._schedulers:
+                scheduler.disconnect()
 
     def abandon(self) -> None:
         """Disconnect after the event loop was closed."""

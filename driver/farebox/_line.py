@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from farebox._queue import Caller, Share, Unit
 from farebox.errors import FareboxError
+
+_LOOKED_AT_FOR_A_REFUSAL: Final = 100
 
 
 class Line:
@@ -21,6 +24,7 @@ class Line:
         self._ready: deque[Unit] = deque()
         self._outside: deque[Caller] = deque()
         self._shares_first = True
+        self._refused = 0
         self.waiting = 0  # places taken
 
     @property
@@ -91,6 +95,18 @@ class Line:
             else:
                 self._ready.append(unit)
         self.admit()
+
+    def make_room(self) -> bool:
+        """Whether a place came free of somebody who does not wait any more.
+
+        Looking through everybody at each refusal would cost a busy client more than its work.
+        """
+        self._refused += 1
+        if self._refused * _LOOKED_AT_FOR_A_REFUSAL < self.waiting:
+            return False
+        self._refused = 0
+        self.purge()
+        return not self.full
 
     def clear(self) -> None:
         """Drop everybody."""

@@ -10,23 +10,22 @@ from __future__ import annotations
 import asyncio
 import copy
 from contextlib import suppress
-from typing import Any, Final
-
-import psycopg
+from itertools import islice
+from typing import Final
 
 from farebox._dsn import Target
-from farebox._queue import Patience
+from farebox._listener import Listener
+from farebox._queue import MAX_BATCH_BYTES, Patience
 from farebox._scheduler import Scheduler
-from farebox._wire import connect, is_pooled
 from farebox.encoding import join
-from farebox.errors import ClosedError, FareboxError, TransientError, map_error
-from farebox.events import Change, Observer
+from farebox.errors import ClosedError, FareboxError, TransientError
+from farebox.events import Observer
 from farebox.models import TicketOutcome
 from farebox.queue_calls import LISTEN_FOR_OUTCOMES, QUEUED_OUTCOMES
 
 _LOOK_EVERY_SECONDS: Final = 0.5
 _MOST_AT_ONCE: Final = 1000
-_LEAST_PAUSE: Final = 0.1
+_PAUSE: Final = 0.1
 
 
 class _Waiting:
@@ -44,16 +43,20 @@ class Outcomes:
 
     def __init__(self, target: Target, scheduler: Scheduler, patience: Patience, observer: Observer) -> None:
         self._loop = asyncio.get_running_loop()
-        self._target = target
         self._scheduler = scheduler
         self._patience = patience
-        self._observer = observer
         self._waiting: dict[int, _Waiting] = {}
         self._next: dict[int, None] = {}  # whom to ask about next, in order
         self._something = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
-        self._listener: asyncio.Task[None] | None = None
-        self._listening = False
+        self._listener = Listener(
+            LISTEN_FOR_OUTCOMES,
+            target,
+            patience,
+            observer,
+            heard=self._heard,
+            missed=lambda: self._ask_about(*self._waiting),
+        )
 
     async def outcome(self, queue_id: int, payload: bytes) -> TicketOutcome:
         """What becomes of the request `payload` that was stored as `queue_id`; waits until it is settled."""
@@ -63,8 +66,7 @@ class Outcomes:
         self._ask_about(queue_id)
         if self._asking is None or self._asking.done():
             self._asking = self._loop.create_task(self._ask())
-        if self._listener is None:
-            self._listener = self._loop.create_task(self._listen())
+        self._listener.start()
         try:
             return await future
         finally:
@@ -72,14 +74,18 @@ class Outcomes:
             if not waiting.futures and self._waiting.get(queue_id) is waiting:
                 del self._waiting[queue_id]
 
-    async def close(self) -> None:
-        """Stop; whoever still waits gets `ClosedError`."""
-        tasks = [task for task in (self._asking, self._listener) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    def stop(self) -> None:
+        """Whoever still waits gets `ClosedError`."""
+        self._listener.stop()
+        if self._asking is not None:
+            self._asking.cancel()
         self._fail(list(self._waiting), ClosedError("the client was closed"))
+
+    async def finish(self) -> None:
+        """After `stop`: wait for its end."""
+        await self._listener.finish()
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
 
     def _ask_about(self, *queue_ids: int) -> None:
         self._next.update(dict.fromkeys(queue_ids))
@@ -94,14 +100,28 @@ class Outcomes:
                 if not self._next:
                     self._look_again()
             self._something.clear()
-            ids = [queue_id for queue_id in self._next if queue_id in self._waiting][:_MOST_AT_ONCE]
-            self._next = dict.fromkeys(list(self._next)[_MOST_AT_ONCE:]) if len(ids) == _MOST_AT_ONCE else {}
+            ids = self._take_next()
             if ids:
                 await self._ask_for(ids)
 
+    def _take_next(self) -> list[int]:
+        """Whom to ask about now: no more than one statement should carry."""
+        ids: list[int] = []
+        looked_at = size = 0
+        for queue_id in self._next:
+            waiting = self._waiting.get(queue_id)
+            if waiting is not None:
+                size += len(waiting.payload)
+                if ids and (len(ids) == _MOST_AT_ONCE or size > MAX_BATCH_BYTES):
+                    break
+                ids.append(queue_id)
+            looked_at += 1
+        self._next = dict.fromkeys(islice(self._next, looked_at, None))
+        return ids
+
     def _look_again(self) -> None:
         """Nobody was named for a while: ask about everybody, or in turn when notifications do arrive."""
-        if not self._listening:
+        if not self._listener.listening:
             self._ask_about(*self._waiting)
             return
         for queue_id in list(self._waiting)[:_MOST_AT_ONCE]:
@@ -114,7 +134,7 @@ class Outcomes:
         try:
             outcomes = await self._scheduler.run(QUEUED_OUTCOMES, (numbers, batch), self._patience)
         except TransientError:
-            await asyncio.sleep(_LEAST_PAUSE)
+            await asyncio.sleep(_PAUSE)
             self._ask_about(*ids)
             return
         except FareboxError as error:
@@ -133,33 +153,7 @@ class Outcomes:
                 if not future.done():
                     future.set_exception(copy.copy(error))
 
-    async def _listen(self) -> None:
-        failures = 0
-        while True:
-            connection: psycopg.AsyncConnection[Any] | None = None
-            try:
-                connection = await connect(self._target)
-                if await is_pooled(connection):
-                    return
-                await connection.execute(LISTEN_FOR_OUTCOMES)
-                failures = 0
-                self._listening = True
-                self._observer.connection("opened", self._target)
-                self._ask_about(*self._waiting)  # What was settled before now was told to nobody.
-                async for notice in connection.notifies():
-                    told = [int(number) for number in notice.payload.split(",") if number.isdigit()]
-                    self._ask_about(*(queue_id for queue_id in told if queue_id in self._waiting))
-            except psycopg.Error as error:
-                failures += 1
-                if failures == 1:
-                    what: Change = "lost" if self._listening else "refused"
-                    self._observer.connection(what, self._target, map_error(error))
-            except asyncio.CancelledError:
-                if self._listening:
-                    self._observer.connection("closed", self._target)
-                raise
-            finally:
-                self._listening = False
-                if connection is not None:
-                    await connection.close()
-            await asyncio.sleep(max(_LEAST_PAUSE, self._patience.delay(failures)))
+    def _heard(self, payload: str) -> None:
+        """Some requests are settled."""
+        told = [int(number) for number in payload.split(",") if number.isdigit()]
+        self._ask_about(*(queue_id for queue_id in told if queue_id in self._waiting))

@@ -46,11 +46,12 @@ class Reader:
         if replica is None or consistency == "primary" or self._loop.time() < self._rests_until:
             return await self._primary.run(call, parameters, self._patience)
         timeout, start = self._patience.timeout, self._loop.time()
-        patience = replace(
-            self._patience, attempts=1, timeout=None if timeout is None else timeout * _SHARE_OF_TIME
-        )
         # Not the replica's fault if the primary cannot tell: others can read there all the same.
         position = await self._own_writes() if consistency == "own_writes" else None
+        share = None
+        if timeout is not None:
+            share = min(timeout * _SHARE_OF_TIME, timeout - (self._loop.time() - start))
+        patience = replace(self._patience, attempts=1, timeout=share)
         try:
             return await self._when_replayed(replica, call, parameters, patience, position)
         except NotReplayedError:
@@ -80,7 +81,8 @@ class Reader:
         patience: Patience,
         position: int | None,
     ) -> list[R]:
-        until = self._loop.time() + self._wait
+        wait = self._wait if patience.timeout is None else min(self._wait, patience.timeout)
+        until = self._loop.time() + wait
         pause = _FIRST_PAUSE
         while True:
             try:

@@ -20,7 +20,7 @@ from farebox._deadlines import Deadlines
 from farebox._dsn import Target
 from farebox._line import Line
 from farebox._queue import Caller, Part, Patience, Share, Unit
-from farebox._wire import Answer, Lane, Statement
+from farebox._wire import Answer, ForsakenError, Lane, Statement
 from farebox.calls import Call
 from farebox.encoding import Element
 from farebox.errors import (
@@ -41,6 +41,7 @@ _UNANSWERED = "no answer in time; whether the call took effect is unknown"
 _UNSENT = "not sent in time: nothing happened"
 _AGAIN = "the same call again is safe, and tells"
 _WATCH_SECONDS = 1.0
+_END_SECONDS = 5.0
 _READ_ONLY = "25006"
 
 
@@ -125,7 +126,7 @@ class Scheduler:
         """Put the caller in line. No coroutine: this is on the path of every call."""
         if self._closed:
             raise ClosedError("the client is closed")
-        if self._limits.when_full == "raise" and self._line.full:
+        if self._limits.when_full == "raise" and self._line.full and not self._line.make_room():
             raise BusyError(f"{self._line.waiting} calls wait already")
         caller.way = way
         caller.attempts = patience.attempts
@@ -138,8 +139,10 @@ class Scheduler:
             self._rush()
         self._wake()
 
-    async def close(self, grace: float) -> None:
-        """Fail what was not sent, wait up to `grace` seconds for what was, close the connections."""
+    def stop(self) -> None:
+        """Take nothing more, and fail what was not sent."""
+        if self._closed:
+            return
         self._read_all()
         self._closed = True
         error = ClosedError("the client was closed before the call was sent")
@@ -152,15 +155,22 @@ class Scheduler:
         for caller in self._line.everybody():
             caller.fail(error)
         self._line.clear()
+
+    async def finish(self, grace: float) -> None:
+        """After `stop`: wait up to `grace` seconds for what was sent, then disconnect."""
         if any(lane.in_flight for lane in self._links):
             self._quiet = self._loop.create_future()
             await asyncio.wait([self._quiet], timeout=grace)
+        self.disconnect()
+        if self._connecting:
+            await asyncio.wait(self._connecting, timeout=_END_SECONDS)
+
+    def disconnect(self) -> None:
+        """After `stop`: close the connections, whatever is under way."""
         for lane in list(self._links):
-            lane.close()
+            lane.close(ClosedError("the client was closed", hint=f"{_UNANSWERED}; {_AGAIN}"))
         if self._watch is not None:
             self._watch.cancel()
-        if self._connecting:
-            await asyncio.wait(self._connecting, timeout=grace)
 
     def abandon(self) -> None:
         """Disconnect after the event loop was closed."""
@@ -275,7 +285,8 @@ class Scheduler:
             )
         if error is not None:
             if error.sqlstate == _READ_ONLY:
-                self._loop.call_soon(link.lane.close)  # A new connection may find the server that writes.
+                # A new connection may find the server that writes.
+                self._loop.call_soon(link.lane.close, TransientError(str(error.args[0]), sqlstate=_READ_ONLY))
             self._failed(unit, error)
         else:
             self.writes += unit.call.writes
@@ -295,6 +306,9 @@ class Scheduler:
             for half in unit.halves():
                 self._enqueue(half)
             return
+        if isinstance(error, ForsakenError):
+            for caller in unit.callers:
+                caller.attempts += 1  # Somebody else's call took the connection down: that was no attempt.
         retry = unit.to_retry(error, self._loop.time(), self._patience)
         if retry is not None:
             again, delay = retry
@@ -355,28 +369,34 @@ class Scheduler:
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self) -> None:
+        refusals = self._refusals
         try:
             lane = await Lane.open(self._target, prepare=self._prepare, on_change=self._on_change)
         except FareboxError as error:
-            self._refused(error)
+            self._refused(error, refusals)
         except Exception as error:  # Not psycopg's: whatever it is, callers must not wait for it.
-            self._refused(ConfigurationError(f"cannot connect: {type(error).__name__}"))
+            self._refused(ConfigurationError(f"cannot connect: {type(error).__name__}"), refusals)
         else:
             self._refusals = 0
             if self._closed:
-                lane.close()
+                lane.close(ClosedError("the client was closed"))
                 return
             self._links[lane] = _Link(lane)
             self._observer.connection("opened", self._target)
         self._wake()
 
-    def _refused(self, error: FareboxError) -> None:
-        """Without any connection, everybody who waits has failed once; with some, there are just fewer."""
+    def _refused(self, error: FareboxError, refusals: int) -> None:
+        """Without any connection, everybody who waits has failed once; with some, there are just fewer.
+
+        Of several that were under way at once, when there had been so many `refusals`, one counts.
+        """
+        self._observer.connection("refused", self._target, error)
+        if self._refusals != refusals:
+            return
         self._refusals += 1
         delay = self._patience.delay(self._refusals)
         self._connect_after = self._loop.time() + delay
         self._loop.call_at(self._connect_after, self._wake)
-        self._observer.connection("refused", self._target, error)
         if self._links:
             return
         for caller in self._line.everybody():

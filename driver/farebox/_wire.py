@@ -35,6 +35,10 @@ from farebox.errors import (
 
 _FATAL: Final = (b"FATAL", b"PANIC")
 _CANCEL_SECONDS: Final = 5.0
+# As long as connecting may take: a server that accepts a connection and then says nothing is no better
+# than one that does not.
+_FIRST_ANSWER_SECONDS: Final = 10.0
+_BACKEND_PID: Final = Call("pg_backend_pid", (), int, sql=BACKEND_PID)
 # A prepared statement that is not there (a pooler gave us another session), is there already, or whose
 # result changed because the database was migrated: the same statement without preparing works.
 _PREPARED_LOST: Final = frozenset({"26000", "42P05", "0A000"})
@@ -50,6 +54,13 @@ class NotReplayedError(TransientError):
     for_good = False
 
 
+class ForsakenError(TransientError):
+    """The connection was given up for the sake of a statement that nobody waited for any more.
+
+    Those behind it on the same connection did not fail by themselves.
+    """
+
+
 class Statement:
     """One call on its way: what to send, and whom to tell.
 
@@ -57,7 +68,7 @@ class Statement:
     answer from before that position is replaced by `NotReplayedError`.
     """
 
-    __slots__ = ("call", "finish", "parameters", "position", "prepares", "sent_at")
+    __slots__ = ("call", "finish", "parameters", "position", "prepared", "prepares", "sent_at")
 
     def __init__(
         self,
@@ -72,6 +83,7 @@ class Statement:
         self.finish = finish
         self.position = position
         self.sent_at = 0.0
+        self.prepared = False  # whether it relies on a prepared statement, which maybe it prepares itself
         self.prepares = False
 
 
@@ -82,19 +94,13 @@ class Lane:
     """
 
     def __init__(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        *,
-        pooled: bool,
-        prepare: bool,
-        on_change: Callable[[Lane], None],
+        self, connection: psycopg.AsyncConnection[Any], *, on_change: Callable[[Lane], None]
     ) -> None:
-        """`pooled`: a pooler is in between."""
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._pg = connection.pgconn
-        self.pooled = pooled
-        self._prepare = prepare
+        self.pooled = False  # whether a pooler is in between
+        self._prepare = False
         self._prepared: set[str] = set()
         self._on_change = on_change
         self._in_flight: deque[Statement] = deque()
@@ -120,27 +126,46 @@ class Lane:
                 "libpq is older than 14 and has no pipeline mode", hint="psycopg[binary]"
             )
         failure: FareboxError
-        connection: psycopg.AsyncConnection[Any] | None = None
         try:
             connection = await connect(target)
-            pooled = await is_pooled(connection)
             set_json_loads(_load_json, connection)
-            return Lane(
-                connection,
-                pooled=pooled,
-                prepare=not pooled if prepare is None else prepare,
-                on_change=on_change,
-            )
+            lane = Lane(connection, on_change=on_change)
+            lane.pooled = await lane._is_pooled()
+            lane._prepare = not lane.pooled if prepare is None else prepare
+            return lane
         except psycopg.Error as error:
             failure = map_error(error)
-            if not isinstance(failure, ConfigurationError):
-                failure = TransientError(str(failure.args[0]), sqlstate=failure.sqlstate)
+        except FareboxError as error:
+            failure = error
+        if not isinstance(failure, ConfigurationError):
+            failure = TransientError(str(failure.args[0]), sqlstate=failure.sqlstate)
+        raise failure
+
+    async def _is_pooled(self) -> bool:
+        """As the function `is_pooled`, within a time of its own. Raises an error, and closes, otherwise."""
+        first: asyncio.Future[Answer | FareboxError] = self._loop.create_future()
+
+        def finish(_: Statement, answer: Answer | FareboxError) -> None:
+            if not first.done():
+                first.set_result(answer)
+
+        self.send(Statement(_BACKEND_PID, (), finish))
+        failure = TransientError("the server accepts connections and does not answer")
+        try:
+            async with asyncio.timeout(_FIRST_ANSWER_SECONDS):
+                answer = await first
+            rows = answer if isinstance(answer, FareboxError) else answer()
+            if isinstance(rows, FareboxError):
+                raise rows
+            if self.why is not None:
+                raise self.why
+            return _BACKEND_PID.load(rows) != [self.backend_pid]
+        except TimeoutError:
+            pass
         except BaseException:
-            if connection is not None:
-                await connection.close()
+            self.close(failure)
             raise
-        if connection is not None:
-            await connection.close()
+        self.close(failure)
         raise failure
 
     @property
@@ -167,6 +192,7 @@ class Lane:
 
     def _send_call(self, statement: Statement) -> None:
         call = statement.call
+        statement.prepared = self._prepare
         if not self._prepare:
             self._pg.send_query_params(call.sql.encode(), statement.parameters, result_format=Format.BINARY)
             return
@@ -188,12 +214,12 @@ class Lane:
         Nobody waits for the oldest answer any more. Asks the server to cancel.
         """
         if not self.lost:
-            self._lose(TransientError("the server did not answer in time"), cancel=True)
+            self._lose(ForsakenError("the server did not answer in time"), cancel=True)
 
-    def close(self) -> None:
-        """Close now; statements in flight end in `TransientError`."""
+    def close(self, why: FareboxError) -> None:
+        """Close now; statements in flight end in `why`."""
         if not self.lost:
-            self._lose(TransientError("the client was closed"))
+            self._lose(why)
 
     def abandon(self) -> None:
         """Disconnect without a word to anybody: the event loop is closed and nobody waits."""
@@ -246,6 +272,8 @@ class Lane:
             status = result.status
             if status == ExecStatus.TUPLES_OK:
                 self._answers.append(result)
+            elif status == ExecStatus.COMMAND_OK:
+                self._in_flight[0].prepares = False  # It is prepared, whatever becomes of the call.
             elif status == ExecStatus.FATAL_ERROR:
                 self._failure = self._failure or _failure_in(result)
             elif status == ExecStatus.PIPELINE_SYNC:
@@ -260,7 +288,8 @@ class Lane:
         if failure is not None:
             if statement.prepares:
                 self._prepared.discard(statement.call.function)
-            if self._prepare and failure.sqlstate in _PREPARED_LOST:
+            if statement.prepared and failure.sqlstate in _PREPARED_LOST:
+                # The ones sent behind it, which fail in the same way, come here too.
                 self._prepare = False
                 self.send(statement)
                 return
@@ -301,10 +330,10 @@ class Lane:
             self._ending = self._loop.create_task(self._cancel())
         else:
             self._pg.finish()
-        # The server's last words (57P01, …) say more than the broken socket.
-        failure = self._failure or failure
-        if not isinstance(failure, TransientError | ConfigurationError):
-            failure = TransientError(str(failure.args[0]), sqlstate=failure.sqlstate)
+        # The server's last words (57P01, …) say more than the broken socket; what it said of the data of
+        # one statement says nothing about the others.
+        if isinstance(self._failure, TransientError | ConfigurationError):
+            failure = self._failure
         self.why = failure
         statements, self._in_flight = self._in_flight, deque()
         for statement in statements:

@@ -186,6 +186,8 @@ async def test_a_connection_that_ended_up_on_a_standby_is_given_up(own_shop: Sho
     assert len(opened) == 3
     hosts = f"127.0.0.1:{replica.port},127.0.0.1:{own_shop.db.server.port}"
     login, _, rest = standby.rpartition("@")
-    dsn = f"{login}@{hosts}/{rest.partition('/')[2]}?target_session_attrs=read-write"
-    async with AsyncFarebox(dsn) as farebox:
-        assert (await farebox.create_ticket(own_shop.payment())).outcome == "created"
+    dsn = f"{login}@{hosts}/{rest.partition('/')[2]}"
+    # Said or not: seen to fail, always with the first host, where it was not.
+    for several in (dsn, f"{dsn}?target_session_attrs=read-write"):
+        async with AsyncFarebox(several) as farebox:
+            assert (await farebox.create_ticket(own_shop.payment())).outcome == "created"
