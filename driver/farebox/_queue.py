@@ -28,6 +28,10 @@ from farebox.models import TicketRequest
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, Real))  # in this order: the last one costs most
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long and how often: `timeout` seconds in all (None: no limit), `attempts` tries, backoff.
@@ -43,10 +47,10 @@ class Patience:
 
     def __post_init__(self) -> None:
         # What is wrong here would fail later, and not only for the call that it came with.
-        if self.timeout is not None and not (isinstance(self.timeout, Real) and not math.isnan(self.timeout)):
+        if self.timeout is not None and (not _is_number(self.timeout) or math.isnan(self.timeout)):
             # No clock passes NaN, and an event loop whose timers it is among does not rest any more.
             raise UsageError("timeout is not a number")
-        if not (isinstance(self.attempts, Real) and self.attempts >= 1):
+        if not (_is_number(self.attempts) and self.attempts >= 1):
             raise UsageError("attempts must be at least 1")
 
     def delay(self, failures: int) -> float:

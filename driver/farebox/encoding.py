@@ -7,15 +7,16 @@ Not strict: the value goes out as it is, whatever it is, and the database judges
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Final, NotRequired, get_args
+from typing import Annotated, Any, Final, NotRequired, cast, get_args
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
+from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json, to_jsonable_python
 from typing_extensions import TypedDict
 
 from farebox.errors import FieldError, InvalidRequestError, UsageError
@@ -103,10 +104,7 @@ def dump_one(model: type[Request], value: Element, ordinal: int = 1) -> bytes:
     except _NO_JSON:
         pass
     try:
-        # A lone surrogate has no UTF-8, but it has an escape, and objects have a text: the database judges
-        # them too.
-        plain = to_jsonable_python(value, inf_nan_mode="strings", serialize_unknown=True)
-        return json.dumps(plain, allow_nan=False).encode()
+        return json.dumps(_plain_values(value)).encode()
     except (TypeError, *_NO_JSON):
         problem = FieldError(ordinal, "(element)", "has no JSON form")
     raise InvalidRequestError([problem])
@@ -146,6 +144,25 @@ def split(array: bytes) -> list[bytes] | None:
     return elements
 
 
+def _plain_values(value: Any) -> Any:
+    """What JSON has no form for, in one that the database can judge.
+
+    A lone surrogate has no UTF-8, but it has an escape, which `json` writes; bytes and objects have a text.
+    """
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        return {str(key): _plain_values(item) for key, item in items}
+    if isinstance(value, list | tuple):
+        return [_plain_values(item) for item in cast("Sequence[Any]", value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if value is None or isinstance(value, str | int):
+        return value
+    return to_jsonable_python(value, serialize_unknown=True)
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
@@ -158,6 +175,11 @@ def _is_one(value: bytes) -> bool:
 
     Anything else could swallow its neighbours or shift their answers: whoever wrote it may mean to.
     """
+    try:
+        from_json(value, allow_inf_nan=False)
+        return True
+    except ValueError:
+        pass  # Or it is deep, or a lone surrogate: Python reads more than Rust.
     try:
         _READER.decode(value.decode())
     except RecursionError:

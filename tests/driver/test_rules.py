@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 import warnings
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from types import MappingProxyType
@@ -229,6 +230,8 @@ def test_a_mapping_of_any_kind_goes_out_for_the_database_to_judge() -> None:
     assert json.loads(encode_one(TicketRequest, MappingProxyType(masked), strict=False)) == masked
     odd = masked | {"passenger_phone": _Phone(), "received": _Phone()}
     assert json.loads(encode_one(TicketRequest, odd, strict=False))["passenger_phone"] == "+23276000000"
+    for value in (b"\xff", {"\ud800": float("nan")}, {"x": UserDict(x="\ud800")}):
+        assert encode_one(TicketRequest, masked | {"x": value}, strict=False).startswith(b'{"company_id"')
 
 
 class _Phone:
