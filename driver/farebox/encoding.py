@@ -150,8 +150,8 @@ def _plain_values(value: Any) -> Any:
     A lone surrogate has no UTF-8, but it has an escape, which `json` writes; bytes and objects have a text.
     """
     if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        return {str(key): _plain_values(item) for key, item in items}
+        mapping: Mapping[Any, Any] = value
+        return {str(key): _plain_values(item) for key, item in mapping.items()}
     if isinstance(value, list | tuple):
         return [_plain_values(item) for item in cast("Sequence[Any]", value)]
     if isinstance(value, float):
