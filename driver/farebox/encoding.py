@@ -150,10 +150,9 @@ def _plain_values(value: Any) -> Any:
     A lone surrogate has no UTF-8, but it has an escape, which `json` writes; bytes and objects have a text.
     """
     if isinstance(value, Mapping):
-        mapping: Mapping[Any, Any] = value
-        return {str(key): _plain_values(item) for key, item in mapping.items()}
+        return {str(key): _plain_values(item) for key, item in cast("Any", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain_values(item) for item in cast("Sequence[Any]", value)]
+        return list(map(_plain_values, cast("Any", value)))
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bytes):
