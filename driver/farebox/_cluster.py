@@ -4,6 +4,7 @@
 knows about Farebox's schema or about passwords beyond handing one to ``initdb``.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from farebox._installation import Installation
 from farebox.errors import ServerError
@@ -119,7 +121,8 @@ class Cluster:
         if result.returncode != 0:
             shutil.rmtree(scratch, ignore_errors=True)
             raise ServerError(f"cannot create a database cluster: {result.stderr.strip()}")
-        with (scratch / "postgresql.conf").open("a") as conf:
+        with _reopened(scratch / "postgresql.conf") as conf:
+            conf.seek(0, os.SEEK_END)
             conf.write(f"\ninclude_if_exists = '{_SETTINGS_FILE}'\n")
         scratch.rename(self.data_dir)
 
@@ -127,9 +130,14 @@ class Cluster:
         """Replaces the settings that hold from the next start on."""
         lines = [f"{name} = '{_quoted(str(value))}'\n" for name, value in settings.items()]
         path = self.data_dir / _SETTINGS_FILE
-        path.write_text("# Written at each start.\n" + "".join(lines))
-        if self.installation.account is not None:
-            os.chown(path, self.installation.account.uid, self.installation.account.gid)
+        # The folder is the server's account's, which must not lead root's pen to another file by a link.
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+            handle.write("# Written at each start.\n" + "".join(lines))
+            if self.installation.account is not None:
+                os.fchown(handle.fileno(), self.installation.account.uid, self.installation.account.gid)
+        new.replace(path)
 
     @property
     def socket_folder(self) -> str:
@@ -196,9 +204,11 @@ class Cluster:
         memory named there PostgreSQL sees whether sessions of the dead server are still at work.
         """
         pid_file = self.data_dir / "postmaster.pid"
-        if pid_file.exists():
-            _, rest = pid_file.read_text().split("\n", maxsplit=1)
-            pid_file.write_text(f"{_NO_PROCESS}\n{rest}")
+        with contextlib.suppress(FileNotFoundError), _reopened(pid_file) as file:
+            _, rest = file.read().split("\n", maxsplit=1)
+            file.seek(0)
+            file.truncate()
+            file.write(f"{_NO_PROCESS}\n{rest}")
         for path in self.data_dir.glob(".s.PGSQL.*"):
             path.unlink()
 
@@ -234,6 +244,11 @@ class Cluster:
             raise ServerError(
                 f"cannot reset the password of the server in {self.data_dir}: {result.stderr.strip()}"
             )
+
+
+def _reopened(path: Path) -> IO[str]:
+    """A file of the server's account, to read and write; never what a link in its place names."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+")
 
 
 def _quoted(value: str) -> str:

@@ -33,7 +33,7 @@ def service_account(data_dir: Path | None = None) -> Account | None:
         return None
     # The user postgres may have come after the data: with an apt-get install of another server.
     if data_dir is not None and data_dir.exists() and (stat := data_dir.stat()).st_uid != 0:
-        return Account(data_dir.owner(), stat.st_uid, stat.st_gid)
+        return Account(_name_of(stat.st_uid), stat.st_uid, stat.st_gid)
     for name in ("postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
@@ -44,6 +44,13 @@ def service_account(data_dir: Path | None = None) -> Account | None:
         "PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as",
         hint="Create a system user named postgres, or call farebox as an ordinary user.",
     )
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # as of a container's volume
+        return f"uid {uid}"
 
 
 def require_way_in(account: Account | None, folder: Path) -> None:

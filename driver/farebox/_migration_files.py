@@ -8,9 +8,13 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from farebox._files import migrations_dir
 from farebox.errors import MigrationError
+
+SCHEMA: Final = "farebox_migrations"
+"""The schema of yoyo's tables."""
 
 SUMS = "SHA256SUMS"
 ROLLBACK_SUFFIX = ".rollback.sql"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import psycopg
 
-from farebox._yoyo import SCHEMA
+from farebox._migration_files import SCHEMA
 from farebox.errors import MigrationError, PermissionDeniedError
 
 OLDEST_SERVER: Final = 150000

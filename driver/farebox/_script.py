@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-from yoyo.migrations import get_migration_hash
-
-from farebox._migration_files import MigrationFile
-from farebox._yoyo import SCHEMA
+from farebox._migration_files import SCHEMA, MigrationFile
 
 _HEAD = """\
 -- Farebox: {what}. One transaction: everything below happens, or nothing.
@@ -67,6 +64,8 @@ def script(files: Sequence[MigrationFile], *, rollback: bool) -> str:
 
 
 def _note(file: MigrationFile, *, rollback: bool) -> str:
+    from yoyo.migrations import get_migration_hash  # see farebox.migrate
+
     digest = get_migration_hash(file.id)
     operation = "rollback" if rollback else "apply"
     log = (

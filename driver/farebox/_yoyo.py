@@ -1,4 +1,4 @@
-"""yoyo's PostgreSQL backend with the three habits changed that would hurt a payment system.
+"""yoyo's PostgreSQL backend with the habits changed that would hurt a payment system.
 
 * yoyo commits a migration on one connection and notes it on another, so a crash in between leaves it applied
   but not noted. Here both happen in one transaction.
@@ -6,6 +6,9 @@
   committed: the plain ``yoyo`` command waits for it just the same, and it dies with its connection.
 * yoyo's tables go wherever the search path points, where another application may already keep its own.
   Here they live in the schema ``farebox_migrations``, qualified, so no session state is needed.
+* yoyo cuts a file into statements, which takes it half a second, sends each with a savepoint that it never
+  releases, and prints what it returns. Here a file goes as one message, which the server cuts itself: over a
+  slow line seconds instead of minutes, in which the migration holds its locks.
 
 The tables stay yoyo's own: ``yoyo apply`` with ``?schema=farebox_migrations`` sees the same state.
 """
@@ -25,13 +28,10 @@ import psycopg
 from psycopg import errors as pg
 from yoyo import default_migration_table
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
-from yoyo.migrations import Migration
+from yoyo.migrations import Migration, parse_metadata_from_sql_comments
 
-from farebox._migration_files import checksum
+from farebox._migration_files import ROLLBACK_SUFFIX, SCHEMA, checksum
 from farebox.errors import MigrationError
-
-SCHEMA: Final = "farebox_migrations"
-"""The schema of yoyo's tables."""
 
 APPLICATION_NAME: Final = "farebox migrate"
 
@@ -162,8 +162,8 @@ class Backend(PostgresqlPsycopgBackend):
         if force:
             raise MigrationError("a migration is applied whole and noted, or not at all")
         self.ensure_internal_schema_updated()
-        migration.load()
-        if not migration.use_transactions:
+        up = Path(migration.path)
+        if directives(up).get("transactional", "true").lower() == "false":
             # What cannot run in a transaction (create index concurrently) has yoyo's own guarantees only.
             if direction == "apply":
                 super().apply_one(migration)
@@ -175,7 +175,8 @@ class Backend(PostgresqlPsycopgBackend):
             self.execute("set local statement_timeout = 0")
             # Nobody's function in another schema may be taken for one of the server's.
             self.execute("set local search_path = pg_catalog, pg_temp")
-            migration.process_steps(self, direction)
+            file = up if direction == "apply" else up.with_name(f"{migration.id}{ROLLBACK_SUFFIX}")
+            self.connection.execute(file.read_bytes(), prepare=False)
             self.log_migration(migration, direction)
             note(migration, log=False)
 
@@ -200,6 +201,11 @@ class Backend(PostgresqlPsycopgBackend):
             "created_at_utc": _utc_now(),
             "operation": operation,
         }
+
+
+def directives(path: Path) -> dict[str, str]:
+    """What the first lines of a migration tell yoyo: ``depends`` and ``transactional``, if they do."""
+    return parse_metadata_from_sql_comments(path.read_text(encoding="utf-8"))[0]
 
 
 def _utc_now() -> datetime:

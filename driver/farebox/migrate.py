@@ -2,7 +2,11 @@
 
 Safe to run from several processes at once, to kill at any moment and to run again. Every migration is applied
 whole and noted in the same transaction, or not at all.
+
+yoyo is imported where it is used: loading it takes time, and few commands need it.
 """
+
+from __future__ import annotations
 
 import glob
 from collections.abc import Generator, Sequence
@@ -10,18 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from yoyo import read_migrations
-from yoyo.exceptions import BadMigration
-from yoyo.migrations import Migration
 
-from farebox._migration_files import MigrationFile, read_files
+from farebox._migration_files import SCHEMA, MigrationFile, read_files
 from farebox._preflight import check_server, refuse_sharded, refuse_strange_schema, require_rights
 from farebox._script import script
-from farebox._yoyo import DDL_LOCK_SECONDS, SCHEMA, Backend
 from farebox.errors import FareboxError, MigrationError, map_error
+
+if TYPE_CHECKING:
+    from yoyo.migrations import Migration
+
+    from farebox._yoyo import Backend
 
 LOCK_SECONDS = 10.0
 """How long to wait for another migration of the same database before giving up."""
@@ -73,9 +78,7 @@ def apply(
             backend.ensure_internal_schema_updated()
             states = _states(backend.connection, files)
             _refuse_unknown(states)
-            _refuse(
-                [state.id for state in states if state.edited], "edited after it was applied to this database"
-            )
+            _refuse_edited(states)
             if not any(state.applied_at for state in states):
                 refuse_strange_schema(backend.connection)
             pending = {state.id for state in states if state.applied_at is None}
@@ -153,11 +156,18 @@ def render(*, rollback: bool = False, pending_for: str | None = None, folder: Pa
 
     Everything, or what is pending for (with ``rollback``: applied to) the database with the DSN
     ``pending_for``. The script is one transaction and notes what it did as yoyo would, so that
-    ``farebox migrate`` and ``yoyo`` go on from there.
+    ``farebox migrate`` and ``yoyo`` go on from there. Refused is what :func:`apply` and :func:`rollback`
+    refuse: a database newer than this package, of another text, or part of a sharded installation.
     """
     files = _complete(read_files(folder))
     if pending_for is not None:
-        applied = {state.id for state in status(pending_for, folder=folder) if state.applied_at is not None}
+        with _backend(pending_for) as backend:
+            refuse_sharded(backend.connection)
+            states = _states(backend.connection, files)
+        _refuse_unknown(states)
+        if not rollback:
+            _refuse_edited(states)
+        applied = {state.id for state in states if state.applied_at is not None}
         files = [file for file in files if (file.id in applied) == rollback]
     return script(list(reversed(files)) if rollback else files, rollback=rollback)
 
@@ -185,21 +195,24 @@ def _to_roll_back(
 
 
 def _load(files: Sequence[MigrationFile]) -> dict[str, Migration]:
-    """yoyo's own reading of ``files`` by id."""
+    """What yoyo knows of ``files``, by id."""
+    from yoyo import read_migrations
+
+    from farebox._yoyo import directives
+
     folders = {glob.escape(str(file.up.parent)) for file in files}
-    ids = {file.id for file in files}
-    migrations = {migration.id: migration for migration in read_migrations(*folders) if migration.id in ids}
-    for migration in migrations.values():
-        try:
-            migration.load()
-        except BadMigration as error:
-            raise MigrationError(f"{migration.id}: yoyo cannot read it: {error}") from error
+    migrations = {migration.id: migration for migration in read_migrations(*folders)}
+    for file in files:
+        if missing := set(directives(file.up).get("depends", "").split()) - migrations.keys():
+            raise MigrationError(f"{file.id}: yoyo cannot read it: there is no {', '.join(sorted(missing))}")
     return migrations
 
 
 @contextmanager
 def _backend(dsn: str) -> Generator[Backend]:
     """A connected backend; psycopg's errors outside a migration come out as Farebox's."""
+    from farebox._yoyo import Backend
+
     try:
         with Backend(dsn) as backend:
             yield backend
@@ -267,6 +280,10 @@ def _refuse(ids: list[str], problem: str) -> None:
         )
 
 
+def _refuse_edited(states: Sequence[MigrationStatus]) -> None:
+    _refuse([state.id for state in states if state.edited], "edited after it was applied to this database")
+
+
 def _refuse_unknown(states: Sequence[MigrationStatus]) -> None:
     if newer := [state.id for state in states if not state.known]:
         raise MigrationError(
@@ -285,12 +302,16 @@ def _index(files: Sequence[MigrationFile], target: str) -> int:
 
 def _failed(file: MigrationFile, error: psycopg.Error, *, rollback: bool) -> FareboxError:
     """What the server said about ``file``, as a MigrationError; nothing of the migration stands."""
-    detail = error.diag.message_detail
+    told, detail = error.diag.message_primary or str(error).strip(), error.diag.message_detail
     if (error.sqlstate or "").startswith(("22", "23")):
-        # Data errors quote the row.
+        # Data errors quote the row, those about a value also in the message itself.
         detail = None
+        if not error.diag.constraint_name:
+            told = "a value in the tables does not fit"
     hint = error.diag.message_hint
     if error.sqlstate == "55P03":
+        from farebox._yoyo import DDL_LOCK_SECONDS
+
         hint = (
             f"Somebody has kept a lock on a table for more than {DDL_LOCK_SECONDS} s; "
             "pg_stat_activity shows who. Run the command again."
@@ -298,8 +319,7 @@ def _failed(file: MigrationFile, error: psycopg.Error, *, rollback: bool) -> Far
     elif error.sqlstate is None:
         hint = "The connection was lost; nothing of this migration was applied. Run the command again."
     return MigrationError(
-        f"{file.id} could not be {'rolled back' if rollback else 'applied'}, and was not: "
-        f"{error.diag.message_primary or str(error).strip()}",
+        f"{file.id} could not be {'rolled back' if rollback else 'applied'}, and was not: {told}",
         sqlstate=error.sqlstate,
         detail=detail,
         hint=hint,

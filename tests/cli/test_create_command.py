@@ -20,7 +20,7 @@ def test_one_payment_becomes_a_ticket_and_stays_it(db: Database) -> None:
     assert again.document["ticket_id"] == first.document["ticket_id"]
 
 
-@pytest.mark.parametrize("form", ["array", "lines", "pretty"])
+@pytest.mark.parametrize("form", ["array", "lines", "pretty", "marked"])
 def test_many_payments_come_in_any_form(db: Database, form: str) -> None:
     company, payments = db.company(), []
     route = db.route(company)
@@ -29,6 +29,7 @@ def test_many_payments_come_in_any_form(db: Database, form: str) -> None:
         "array": json.dumps(payments),
         "lines": "\n".join(map(json.dumps, payments)),
         "pretty": "\n".join(json.dumps(payment, indent=2) for payment in payments),
+        "marked": "\ufeff" + json.dumps(payments),
     }[form]
     ran = farebox("create", "--json", dsn=db.dsn, stdin=text)
     assert [row["ordinal"] for row in ran.rows] == [1, 2, 3]

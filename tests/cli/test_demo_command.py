@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from farebox.server import EmbeddedServer
 from tests.cli.commands import farebox, run
 from tests.support.database import Database
 from tests.support.servers import Farm
@@ -65,6 +66,18 @@ def test_the_demo_keeps_out_of_a_database_in_use(db: Database, tmp_path: Path) -
     assert "--force" in ran.err
     assert db.execute("select id from farebox.companies") == [(company,)]
     assert not any(tmp_path.iterdir())
+
+
+def test_up_says_when_the_other_commands_go_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who would be sent to `farebox migrate` there would migrate another database than this."""
+
+    def up(_: EmbeddedServer) -> str:
+        return "postgresql://postgres@127.0.0.1/farebox"
+
+    monkeypatch.setattr(EmbeddedServer, "up", up)
+    assert "farebox migrate" in farebox("up").err
+    ran = farebox("up", env={"FAREBOX_DSN": "postgresql://elsewhere/farebox"})
+    assert (ran.code, "FAREBOX_DSN is set" in ran.err, "farebox migrate" in ran.err) == (0, True, False)
 
 
 def test_the_embedded_server_carries_the_demo(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,11 +82,33 @@ def test_with_json_an_error_is_one_object_on_stderr() -> None:
     assert set(error["error"]) == {"message", "hint", "sqlstate"}
 
 
+def test_with_json_a_warning_is_an_object_too(tmp_path: Path) -> None:
+    path = tmp_path / "payments.jsonl"
+    path.write_text("{}\n")
+    ran = farebox("import", path, "--json", dsn=NOWHERE)
+    warning, error = map(json.loads, ran.err.splitlines())
+    assert "run it again" in warning["warning"]
+    assert error["exit_code"] == Exit.DATABASE
+
+
 @pytest.mark.parametrize(
-    "args", [["nonsense"], ["import"], ["verify", "--nonsense"], ["route", "list", "no-uuid"]]
+    "args",
+    [
+        ["nonsense"],
+        ["import"],
+        ["verify", "--nonsense"],
+        ["route", "list", "no-uuid"],
+        ["company", "add"],
+        ["--nonsense", "verify"],
+    ],
 )
 def test_wrong_usage_ends_with_two(args: list[str]) -> None:
     assert farebox(*args).code == Exit.USAGE
+    ran = farebox(*args, "--json")
+    assert (ran.code, ran.out) == (Exit.USAGE, "")
+    error = json.loads(ran.err)
+    assert error["exit_code"] == Exit.USAGE
+    assert error["error"]["hint"].startswith("farebox ")
 
 
 def test_help_documents_every_exit_code() -> None:

@@ -5,6 +5,7 @@ import gzip
 import json
 import signal
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from farebox import Farebox
+from farebox.cli.main import cli
 from farebox.demo.load import Expected, issue_codes, load_catalogue, write_rush
 from farebox.demo.rush import Rush
 from tests.cli.commands import Ran, farebox, run, start
@@ -189,11 +191,16 @@ def test_only_its_owner_may_read_the_rejects_file(db: Database, tmp_path: Path, 
     assert len(rejects_path.read_text().splitlines()) == 1
 
 
-def test_the_rejects_file_is_never_the_input(tmp_path: Path) -> None:
+def test_the_rejects_file_is_never_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "payments.jsonl"
     path.write_text("{}\n")
     (tmp_path / "link").symlink_to(path)
     assert farebox("import", path, "--rejects", tmp_path / "link", dsn="host=127.0.0.1 port=1").code == 2
+    assert path.read_text() == "{}\n"
+    with path.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        words = ["import", "-", "--rejects", str(path), "--dsn", "host=127.0.0.1 port=1"]
+        assert cli.main(words, prog_name="farebox", standalone_mode=False) == 2
     assert path.read_text() == "{}\n"
 
 

@@ -92,9 +92,10 @@ def test_blank_lines_are_skipped_but_counted(tmp_path: Path) -> None:
     assert [line.number for line in lines] == [3, 5]
 
 
-def test_one_big_array_is_refused_with_advice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [b'[\n  {"amount": 1}\n]\n', b'[{"amount": 1}, {"amount": 2}]'])
+def test_one_big_array_is_refused_with_advice(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(PaymentFileError, match="jq"):
-        read(tmp_path, b'[\n  {"amount": 1}\n]\n')
+        read(tmp_path, data)
 
 
 # -- CSV ----------------------------------------------------------------------------------------------------

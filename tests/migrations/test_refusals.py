@@ -1,6 +1,7 @@
 """What must not be migrated is refused, with a way out in the message."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import LiteralString
 
@@ -140,8 +141,11 @@ def test_applied_from_another_text(lab: Lab, folder: Path) -> None:
     path = folder / f"{IDS[1]}.sql"
     path.write_text(path.read_text() + "\n-- one comment more\n")
     assert [state.id for state in migrate.status(dsn, folder=folder) if state.edited] == [IDS[1]]
-    with pytest.raises(MigrationError, match=f"edited after it was applied to this database: {IDS[1]}"):
+    refused = f"edited after it was applied to this database: {IDS[1]}"
+    with pytest.raises(MigrationError, match=refused):
         migrate.apply(dsn, folder=folder)
+    with pytest.raises(MigrationError, match=refused):
+        migrate.render(pending_for=dsn, folder=folder)
     assert migrate.rollback(dsn, folder=folder) == [IDS[1]]
     assert migrate.apply(dsn, folder=folder) == IDS[1:]
     assert not any(state.edited for state in migrate.status(dsn, folder=folder))
@@ -154,7 +158,12 @@ def test_newer_than_this_package(lab: Lab, folder: Path) -> None:
     dsn = lab.dsn(database)
     assert migrate.apply(dsn, folder=folder)[-1] == "0099.add-refunds"
     before = lab.catalog(database)
-    for call in (migrate.apply, migrate.rollback):
+
+    def script_back(dsn: str) -> str:
+        return migrate.render(rollback=True, pending_for=dsn)
+
+    calls: list[Callable[[str], object]] = [migrate.apply, migrate.rollback, script_back]
+    for call in calls:
         with pytest.raises(
             MigrationError, match=r"newer than this Farebox: it has 0099\.add-refunds"
         ) as caught:

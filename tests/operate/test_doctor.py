@@ -3,6 +3,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import LiteralString
 
 import pytest
 
-from farebox import migrate
-from farebox.doctor import CHECKS, Level, Thresholds, _server, diagnose
+from farebox import FareboxError, doctor, migrate
+from farebox.doctor import CHECKS, Level, Thresholds, _server, diagnose, repair
 from farebox.doctor._expected import read_expected
 from tests.cli.commands import farebox
 from tests.driver.pooler import pooled
@@ -215,11 +216,33 @@ def test_transaction_ids_that_grow_old(clinic: Database) -> None:
     )
 
 
-def test_a_replication_slot_that_nobody_reads(clinic: Database) -> None:
+def test_libraries_that_are_loaded_stay(db: Database) -> None:
+    """Seen to fail: the server would have been left with pg_stat_statements alone, without pg_cron say."""
+    [finding] = found(db.dsn, "extensions")
+    conn = db.connect(autocommit=True)
+    conn.execute(str(finding.fix).partition(";")[0].encode())
+    file = conn.execute(
+        "select setting from pg_file_settings"
+        " where name = 'shared_preload_libraries' and sourcefile like '%auto.conf'"
+    ).fetchone()
+    conn.execute("alter system reset shared_preload_libraries")
+    assert file == ("plpgsql, pg_stat_statements",)
+
+
+def test_a_replication_slot_that_nobody_reads(clinic: Database, tmp_path: Path) -> None:
     clinic.execute("select pg_create_physical_replication_slot('forgotten', true)")
     [finding] = found(clinic.dsn, "replication slots")
     assert "forgotten" in finding.message
     assert found(clinic.dsn, "replication slots", retained_wal=-1)[0].level is Level.PROBLEM
+    program = clinic.server.cluster.installation.bin / "pg_receivewal"
+    command = [str(program), "-D", str(tmp_path), "-S", "forgotten", "-d", clinic.dsn]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as reader:
+        clinic.wait_until("select active from pg_replication_slots")
+        [behind] = found(clinic.dsn, "replication slots", retained_wal=-1)
+        reader.terminate()
+    # Its slot cannot be dropped, nor should it be.
+    assert "drop" not in str(behind.fix)
+    clinic.wait_until("select not active from pg_replication_slots")
     treat(clinic, finding)
     assert found(clinic.dsn, "replication slots") == []
 
@@ -237,6 +260,18 @@ def test_one_connection_is_enough_for_the_doctor(farm: Farm, db: Database) -> No
         findings = list(diagnose(dsn))
         assert [each.message for each in findings if "could not be checked" in each.message] == []
         assert {each.check for each in findings} == {each.name for each in CHECKS if each.only_on is None}
+
+
+def test_a_repair_through_a_pooler_leaves_no_role_to_who_comes_next(farm: Farm, db: Database) -> None:
+    """Seen to fail with `set role` in a transaction of its own: when the next statement fails, it stays."""
+    db.execute("revoke execute on function farebox.verify() from farebox_worker")
+    with pooled(farm, db.dsn, pool_size=1) as dsn:
+        [finding] = found(dsn, "grants")
+        db.execute("drop function farebox.verify()")
+        with pytest.raises(FareboxError):
+            repair(dsn, finding)
+        with db.connect(dsn=dsn) as conn:
+            assert conn.execute("select current_user").fetchone() == ("postgres",)
 
 
 def test_what_others_prepared_through_a_pooler_is_told(farm: Farm, db: Database) -> None:
@@ -417,6 +452,8 @@ def test_what_was_changed_by_hand(clinic: Database, check: str, words: str, brok
         conn.execute(broken.encode())
     findings = found(clinic.dsn, check)
     assert [words in each.message for each in findings] == [True]
+    # Nothing reads a whole table while it keeps those out who sell.
+    assert not re.search(r"add constraint \w+ (check|foreign key)(?!.* not valid;)", str(findings[0].fix))
     treat(clinic, findings[0])
     assert found(clinic.dsn, check) == []
 
@@ -461,8 +498,10 @@ def test_a_policy_that_is_missing(clinic: Database) -> None:
 def test_an_index_of_others_that_is_not_used(clinic: Database) -> None:
     clinic.execute("create index by_otp on farebox.tickets (monime_otp)")
     clinic.execute("analyze farebox.tickets")
+    clinic.execute("select pg_stat_reset()")
     [finding] = found(clinic.dsn, "unused indexes", unused_index_rows=0)
     assert "by_otp" in finding.message
+    assert re.search(r"never used since 20\d\d-", finding.message)
     treat(clinic, finding)
     assert found(clinic.dsn, "unused indexes", unused_index_rows=0) == []
 
@@ -548,6 +587,13 @@ def test_transactions_that_stay_open(clinic: Database) -> None:
         found(clinic.dsn, "transactions", transaction_warning=NOW, transaction_problem=NOW)[0].level
         is Level.PROBLEM
     )
+    # Of one that is at work the doctor cannot know whether it is the nightly backup.
+    sleeper.pgconn.send_query(b"select pg_sleep(60)")
+    clinic.wait_until(
+        "select state = 'active' from pg_stat_activity where pid = %s", [sleeper.info.backend_pid]
+    )
+    [finding] = found(clinic.dsn, "transactions", transaction_warning=NOW)
+    assert "unless it is a backup" in str(finding.fix)
     treat(clinic, finding)
     clinic.wait_until(
         "select not exists (select from pg_stat_activity where pid = %s)", [sleeper.info.backend_pid]
@@ -562,8 +608,17 @@ def test_a_prepared_transaction_that_nobody_finishes(clinic: Database) -> None:
         conn.execute("prepare transaction 'forgotten'")
     [finding] = found(clinic.dsn, "prepared transactions")
     assert "'forgotten'" in finding.message
+    waiter = clinic.connect(autocommit=True)
+    waiter.pgconn.send_query(b"update farebox.companies set name = 'x'")
+    clinic.wait_until_blocked(waiter)
+    [lock] = found(clinic.dsn, "locks")
+    assert "held by a prepared transaction" in lock.message
+    assert lock.fix == "what the check `prepared transactions` says"
+    old = [str(each.fix) for each in found(clinic.dsn, "snapshots", snapshot_age_warning=-1)]
+    assert [fix for fix in old if fix.startswith("rollback prepared")] == [finding.fix]
     treat(clinic, finding)
     assert found(clinic.dsn, "prepared transactions") == []
+    waiter.pgconn.get_result()
 
 
 def test_a_snapshot_that_holds_back_vacuum(clinic: Database) -> None:
@@ -751,7 +806,16 @@ def test_fix_mends_and_looks_again(clinic: Database) -> None:
     assert farebox("doctor", dsn=clinic.dsn).code == 0
 
 
-def test_what_cannot_be_mended_is_told(clinic: Database) -> None:
+def test_what_cannot_be_mended_is_told(clinic: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a repair stand in line for a table: those who sell would wait behind it."""
+    monkeypatch.setattr(doctor, "_LOCK_PATIENCE", timedelta(milliseconds=100))
+    clinic.execute("alter table farebox.tickets disable row level security")
+    reader = clinic.connect()
+    reader.execute("select from farebox.tickets")
+    ran = farebox("doctor", "--fix", "--quick", dsn=clinic.dsn)
+    assert ran.code == 6
+    assert re.search(r"could not mend: row-level security .* \[55P03\]", ran.err)
+    reader.close()
     _fill(clinic, 2)
     clinic.execute("drop index farebox.idx_tickets_transaction_lookup")
     clinic.execute("update farebox.tickets set monime_transaction_id = 'the same'")

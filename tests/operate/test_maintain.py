@@ -76,6 +76,7 @@ def test_one_task_only_and_retention_of_ones_own(db: Database) -> None:
     keep = ("--keep-resolved", 400, "--keep-conflicts", 100)
     assert done(farebox("maintain", "--only", "purge", *keep, "--json", dsn=db.dsn).rows) == {"purge": 0}
     assert "removed what was settled long ago: 2" in farebox("maintain", "--only", "purge", dsn=db.dsn).out
+    assert farebox("maintain", "--keep-resolved", 10**9, dsn=db.dsn).code == 2
 
 
 def test_open_payments_are_never_purged(db: Database) -> None:
@@ -102,6 +103,11 @@ def test_the_statements_for_pg_cron_are_right(db: Database) -> None:
     printed = farebox("maintain", "--pg-cron", dsn=db.dsn).out
     assert printed == upkeep.cron_sql() + "\n"
     assert printed.count("select cron.schedule('farebox-") == len(upkeep.TASKS)
+    # What is to be kept longer is kept by these jobs too.
+    kept = farebox("maintain", "--pg-cron", "--only", "purge", "--keep-resolved", 3650).out
+    assert kept.splitlines()[1:] == [
+        line.replace("365 days", "3650 days") for line in printed.splitlines() if "purge" in line
+    ]
 
 
 def test_statistics_are_brought_up_to_date(db: Database) -> None:

@@ -40,6 +40,8 @@ _SETTINGS: dict[str, str | int] = {
     "max_wal_size": "256MB",
     "min_wal_size": "32MB",
     "jit": "off",
+    # As in good houses something is loaded; a session then need not look for it.
+    "shared_preload_libraries": "plpgsql",
     # A test that hangs fails, with the statement named, long before a person would lose patience.
     "statement_timeout": "120s",
     "idle_in_transaction_session_timeout": "300s",

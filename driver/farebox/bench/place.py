@@ -16,8 +16,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from farebox import migrate
+from farebox._migration_files import SCHEMA as BOOKKEEPING
 from farebox._preflight import ROLES
-from farebox._yoyo import SCHEMA as BOOKKEEPING
 from farebox.errors import ConfigurationError, PermissionDeniedError, map_error
 
 PREFIX: Final = "farebox_bench_"

@@ -282,7 +282,7 @@ def _elements(source: Any, fields: Mapping[str, str | None]) -> list[Element]:
     if source is None:
         return [given]
     try:
-        elements = [json.loads(element) for element in split_elements(source.read().decode("utf-8"))]
+        elements = [json.loads(element) for element in split_elements(source.read().decode("utf-8-sig"))]
     except ValueError as error:
         raise Failure(f"{source.name} is not JSON: {error}", Exit.USAGE) from None
     if not all(isinstance(element, dict) for element in elements):

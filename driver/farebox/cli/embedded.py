@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from farebox.cli.output import Output
@@ -26,7 +28,10 @@ def up(out: Output) -> None:
     with out.working("starting"):
         dsn = shown_dsn(server.up())
     out.document({"dsn": dsn, "data_dir": str(server.data_dir)}, f"running: {dsn}\ndata: {server.data_dir}")
-    out.hint("next: farebox migrate")
+    if os.environ.get("FAREBOX_DSN"):
+        out.warn("FAREBOX_DSN is set: the other commands work on that database, not on this server")
+    else:
+        out.hint("next: farebox migrate")
 
 
 @click.command()

@@ -36,7 +36,7 @@ def cli(verbose: int) -> None:
     """Farebox turns mobile-money payments into bus tickets, exactly once each.
 
     A command works on the database of --dsn, else of FAREBOX_DSN, else on the embedded server (`farebox up`).
-    With --json a command prints one JSON object a line, and errors as one on stderr.
+    With --json a command prints one JSON object a line, and errors and warnings likewise on stderr.
     """
     log = logging.getLogger("farebox")
     if verbose:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from datetime import timedelta
+from typing import Final
 
 import click
 
 from farebox.cli.session import Session, with_session
 from farebox.monitoring import upkeep
+
+_MOST_DAYS: Final = 2_000_000
+"""Earlier than that is no time for PostgreSQL."""
 
 
 @click.command(short_help="Keep the database in order.")
@@ -21,7 +25,7 @@ from farebox.monitoring import upkeep
 @click.option(
     "--keep-resolved",
     metavar="DAYS",
-    type=click.IntRange(0),
+    type=click.IntRange(0, _MOST_DAYS),
     default=365,
     show_default=True,
     help="How long unapplied payments are kept after they got their ticket. Open ones are always kept.",
@@ -29,7 +33,7 @@ from farebox.monitoring import upkeep
 @click.option(
     "--keep-conflicts",
     metavar="DAYS",
-    type=click.IntRange(0),
+    type=click.IntRange(0, _MOST_DAYS),
     default=90,
     show_default=True,
     help="How long queued requests that ended in a conflict are kept.",
@@ -50,13 +54,14 @@ def maintain(
       farebox maintain --only expire          every minute
       farebox maintain --pg-cron | psql       or let the database do it
     """
-    if as_cron:
-        if session.out.as_json:
-            session.out.document({"sql": upkeep.cron_sql()}, "")
-        else:
-            click.echo(upkeep.cron_sql())
-        return
     retention = upkeep.Retention(timedelta(days=keep_resolved), timedelta(days=keep_conflicts))
+    if as_cron:
+        text = upkeep.cron_sql(only=frozenset(only), retention=retention)
+        if session.out.as_json:
+            session.out.document({"sql": text}, "")
+        else:
+            click.echo(text)
+        return
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(session.out.err.status("starting"))
         done = upkeep.run(

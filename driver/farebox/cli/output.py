@@ -181,7 +181,10 @@ class Output:
             self.err.print(Text(printable(text), style="dim"))
 
     def warn(self, text: str) -> None:
-        """A line on stderr, with JSON too: something that is no failure but should be known."""
+        """A line on stderr, for programs as JSON: something that is no failure but should be known."""
+        if self.as_json:
+            sys.stderr.write(json.dumps({"warning": text}) + "\n")
+            return
         self.err.print(Text.assemble(("warning: ", "yellow"), printable(text)))
 
 

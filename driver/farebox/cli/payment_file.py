@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,9 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 """Longer lines are reported, not read into memory."""
 
 _KEPT_OF_LONG_LINE = 1000
+
+_OF_AN_ARRAY = re.compile(rb"\[\s*\{")
+"""How a file begins that is an array of payments: on one line it is JSON, and would pass for one payment."""
 
 
 class PaymentFileError(Exception):
@@ -89,7 +93,9 @@ class PaymentFile:
             if self.kind == "csv":
                 csv.field_size_limit(MAX_LINE_BYTES)
                 self._delimiter, self._header = self._read_header()
-            elif self._first.startswith(b"[") and not _is_json(self._first):
+            elif _OF_AN_ARRAY.match(self._first) or (
+                self._first.startswith(b"[") and not _is_json(self._first)
+            ):
                 raise PaymentFileError(
                     "the file is one JSON array; import reads one JSON object a line: convert it with "
                     "`jq -c '.[]' FILE | farebox import -`"
@@ -194,7 +200,9 @@ class PaymentFile:
                 "Name your own columns with --column CONTRACT_NAME=YOUR_COLUMN"
             )
         if len(by_folded) != len(header):
-            raise PaymentFileError("the CSV header names a column twice")
+            names = [column.strip().lower() for column in header]
+            twice = {name or "(no name)" for name in names if names.count(name) > 1}
+            raise PaymentFileError(f"the CSV header names a column twice: {', '.join(sorted(twice))}")
         self._columns = {name: column for name, column in found.items() if column is not None}
         self.ignored_columns = [column for column in header if column not in self._columns.values()]
         return delimiter, header

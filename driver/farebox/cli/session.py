@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 import psycopg
@@ -93,6 +93,14 @@ def shown_dsn(dsn: str) -> str:
 class RootGroup(click.Group):
     """The group `farebox`: every command ends with a code of `Exit`, expected errors without a traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look for --json before anything else: a command line that is wrong is told as JSON too."""
+        ctx.meta[_JSON_KEY] = "--json" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            return _end(ctx, _as_failure(ctx, error))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what it raises into a message and an exit code."""
         try:
@@ -103,8 +111,10 @@ class RootGroup(click.Group):
             failure = error
         except (KeyboardInterrupt, click.Abort):
             failure = Failure("stopped", Exit.INTERRUPTED, hint="It is safe to run the command again.")
-        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+        except (click.exceptions.Exit, BrokenPipeError):
             raise
+        except click.ClickException as error:
+            failure = _as_failure(ctx, error)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             failure = Failure(f"{where}{error.strerror or error}", Exit.FAILED)
@@ -112,5 +122,17 @@ class RootGroup(click.Group):
             # Without the message, which can quote data.
             traceback.print_tb(error.__traceback__)
             failure = Failure(f"a bug in farebox: {type(error).__name__}", Exit.BUG)
-        failure.show(as_json=bool(ctx.meta.get(_JSON_KEY)))
-        raise click.exceptions.Exit(failure.exit_code)
+        return _end(ctx, failure)
+
+
+def _as_failure(ctx: click.Context, error: click.ClickException) -> Failure:
+    """Click's own errors as one of ours, for programs; people see them as click shows them."""
+    if not ctx.meta[_JSON_KEY]:
+        raise error
+    where = error.ctx if isinstance(error, click.UsageError) and error.ctx else ctx
+    return Failure(error.format_message(), Exit(error.exit_code), hint=f"{where.command_path} --help")
+
+
+def _end(ctx: click.Context, failure: Failure) -> NoReturn:
+    failure.show(as_json=bool(ctx.meta[_JSON_KEY]))
+    raise click.exceptions.Exit(failure.exit_code)

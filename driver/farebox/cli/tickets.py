@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -64,7 +65,7 @@ def payments_on_stdin(command: str) -> list[bytes]:
             hint=f"farebox {command} < payments.json; for big files: farebox import FILE",
         )
     try:
-        elements = split_elements(sys.stdin.buffer.read().decode("utf-8"))
+        elements = split_elements(sys.stdin.buffer.read().decode("utf-8-sig"))
     except ValueError as error:
         raise Failure(f"standard input is not JSON: {error}", Exit.USAGE) from None
     if len(elements) > CREATE_LIMIT:
@@ -256,6 +257,11 @@ def _progress(out: Output, source: PaymentFile) -> Generator[Callable[[Tally, in
 
 
 def _refuse_same_file(file: str, rejects_path: Path | None) -> None:
-    both_exist = rejects_path and file != "-" and rejects_path.exists() and Path(file).exists()
-    if rejects_path and both_exist and rejects_path.samefile(file):
+    if rejects_path is None or not rejects_path.is_file():
+        return
+    try:
+        source = os.fstat(sys.stdin.fileno()) if file == "-" else Path(file).stat()
+    except OSError:
+        return  # Not there, or an input that is no file at all.
+    if os.path.samestat(source, rejects_path.stat()):
         raise Failure("the rejects file is the input itself", Exit.USAGE)

@@ -58,7 +58,14 @@ def repair(dsn: str, finding: Finding) -> None:
     with _connect(dsn) as conn:
         for statement in finding.repairs:
             try:
-                conn.execute(statement.encode(), prepare=False)
+                if statement.startswith("alter "):
+                    # Whoever waits for a table makes all who sell wait behind.
+                    with conn.transaction():
+                        milliseconds = round(_LOCK_PATIENCE.total_seconds() * 1000)
+                        conn.execute("select set_config('lock_timeout', %s, true)", [str(milliseconds)])
+                        conn.execute(statement.encode(), prepare=False)
+                else:
+                    conn.execute(statement.encode(), prepare=False)
             except psycopg.Error as error:
                 raise map_error(error) from None
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Final
 
 from farebox.doctor._finding import Context, Found, Level, check
 
 
-def _ends(pid: int) -> str:
-    return f"select pg_terminate_backend({pid});"
+def _ends(pid: int, state: str | None = None) -> str:
+    """SQL that ends a session; of one that is at work it says what must not be ended."""
+    wanted = " -- unless it is a backup, a migration or a report: let that end" if state == "active" else ""
+    return f"select pg_terminate_backend({pid});{wanted}"
+
+
+_AS_DECIDED: Final = "-- or commit prepared, as its coordinator decided"
 
 
 @check(
@@ -36,7 +42,7 @@ def _transactions(context: Context) -> Iterator[Found]:
             yield (
                 level,
                 f"a transaction of {who} has been open for {_shown(row['age'])}, now {row['state']}",
-                _ends(row["pid"]),
+                _ends(row["pid"], row["state"]),
             )
         elif (
             str(row["state"]).startswith("idle in transaction") and row["since"] >= limits.idle_in_transaction
@@ -65,7 +71,7 @@ def _prepared_transactions(context: Context) -> Iterator[Found]:
         yield (
             Level.PROBLEM if row["age"] >= context.thresholds.transaction_warning else Level.WARNING,
             f"{row['owner']} prepared the transaction {row['gid']} {_shown(row['age'])} ago and did not finish it",
-            f"rollback prepared {row['gid']}; -- or commit prepared, as its coordinator decided",
+            f"rollback prepared {row['gid']}; {_AS_DECIDED}",
         )
 
 
@@ -77,24 +83,29 @@ def _prepared_transactions(context: Context) -> Iterator[Found]:
 def _snapshots(context: Context) -> Iterator[Found]:
     rows = context.rows(
         """
-        select 'pid ' || pid || ' of ' || coalesce(usename, '?') as who, age(backend_xmin) as age,
-          format('select pg_terminate_backend(%s);', pid) as fix
-        from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()
+        select 'pid ' || pid || ' of ' || coalesce(usename, '?') as who, age(backend_xmin) as age, pid, state,
+          case backend_type when 'walsender' then 'on the standby ' || application_name || ': end its old transactions' end as fix
+        from pg_stat_activity
+        -- Vacuum itself holds nobody back.
+        where backend_xmin is not null and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker'
         union all
-        select 'replication slot ' || slot_name, greatest(age(xmin), age(catalog_xmin)),
-          format('select pg_drop_replication_slot(%L); -- if its reader is gone for good', slot_name)
+        select 'replication slot ' || slot_name, greatest(age(xmin), age(catalog_xmin)), null, null,
+          format('select pg_drop_replication_slot(%%L); -- if its reader is gone for good', slot_name)
         from pg_replication_slots where xmin is not null or catalog_xmin is not null
         union all
-        select 'prepared transaction ' || gid, age(transaction), format('rollback prepared %L;', gid) from pg_prepared_xacts
+        select 'prepared transaction ' || gid, age(transaction), null, null,
+          format('rollback prepared %%L; ', gid) || %(as_decided)s
+        from pg_prepared_xacts
         order by 2 desc
-        """
+        """,
+        {"as_decided": _AS_DECIDED},
     )
     for row in rows:
         if row["age"] >= context.thresholds.snapshot_age_warning:
             yield (
                 Level.WARNING,
                 f"{row['who']} holds a snapshot that is {row['age']:,} transactions old",
-                row["fix"],
+                row["fix"] or _ends(row["pid"], row["state"]),
             )
 
 
@@ -106,7 +117,7 @@ def _snapshots(context: Context) -> Iterator[Found]:
 def _locks(context: Context) -> Iterator[Found]:
     rows = context.rows(
         """
-        select w.pid, coalesce(w.usename, '?') as login, b.pid as blocker, coalesce(b.usename, '?') as blocker_login,
+        select w.pid, coalesce(w.usename, '?') as login, blocking.pid as blocker, coalesce(b.usename, '?') as blocker_login,
           coalesce(b.application_name, '') as blocker_program, b.state as blocker_state,
           clock_timestamp() - coalesce(l.since, w.state_change) as waited, coalesce(l.what, 'a lock') as what,
           cardinality(pg_blocking_pids(b.pid)) = 0 as is_root
@@ -121,12 +132,26 @@ def _locks(context: Context) -> Iterator[Found]:
         """
     )
     for row in rows:
-        blocker = f"pid {row['blocker']} of {row['blocker_login']} ({row['blocker_program'] or 'no name'}, {row['blocker_state']})"
+        if row["blocker"] == 0:
+            blocker, fix = "a prepared transaction", "what the check `prepared transactions` says"
+        else:
+            blocker = f"pid {row['blocker']} of {row['blocker_login']} ({row['blocker_program'] or 'no name'}, {row['blocker_state']})"
+            fix = _lets_go(row["blocker"], row["blocker_state"], is_root=row["is_root"])
         yield (
             Level.PROBLEM if row["waited"] >= context.thresholds.blocked_problem else Level.WARNING,
             f"pid {row['pid']} of {row['login']} has waited {_shown(row['waited'])} for {row['what']}, held by {blocker}",
-            _ends(row["blocker"]) if row["is_root"] else f"first what pid {row['blocker']} itself waits for",
+            fix,
         )
+
+
+def _lets_go(pid: int, state: str | None, *, is_root: bool) -> str:
+    """What makes a session give up its lock."""
+    if not is_root:
+        return f"first what pid {pid} itself waits for"
+    # Whoever sells waits for others all the time, for milliseconds.
+    return (
+        f"nothing while that one works; if it stays: {_ends(pid, state)}" if state == "active" else _ends(pid)
+    )
 
 
 @check(

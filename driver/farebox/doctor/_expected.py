@@ -6,6 +6,7 @@ The SQL is the only list: a table, index or grant added there is looked for with
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ _PRIVILEGE = re.compile(r"(\w+)(?: \(([^)]*)\))?(?:, |$)")
 _OUTER_COMMA = re.compile(r",\s*(?![^()]*\))")
 
 
+@functools.cache  # the files are those of the package
 def read_expected(folder: Path | None = None, layer: str | None = None) -> Expected:
     """Read the files of `db/` (default: those that came with this package).
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from farebox._preflight import OWNER, ROLES
-from farebox.doctor._expected import Function, Grant
+from farebox.doctor._expected import Constraint, Function, Grant
 from farebox.doctor._finding import Context, Found, Level, Part, check
 
-_AS_OWNER: Final = f"set role {OWNER}; {{}} reset role;"
+_AS_OWNER: Final = f"begin; set local role {OWNER}; {{}} commit;"
 _SHARDS_MIGRATE: Final = "farebox shards migrate   # with the router's DSN"
 _SAME_ON_A_ROUTER: Final = ("blameless_errors", "create_ticket", "drain_ticket_queue")
 """Functions of a plain database that look into no table themselves."""
@@ -95,7 +95,7 @@ def _tables(context: Context) -> Iterator[Found]:
             yield (
                 Level.PROBLEM,
                 f"the constraint {name} of farebox.{table} is missing",
-                f"alter table farebox.{table} add constraint {name} {constraint.definition};",
+                _add_constraint(constraint),
             )
         elif not validated[table, name]:
             yield (
@@ -104,6 +104,15 @@ def _tables(context: Context) -> Iterator[Found]:
                 f"alter table farebox.{table} validate constraint {name};",
                 (f"alter table farebox.{table} validate constraint {name}",),
             )
+
+
+def _add_constraint(constraint: Constraint) -> str:
+    """Where it can be, in two steps of which only the second reads the table, while it is sold from."""
+    table, name = f"farebox.{constraint.table}", constraint.name
+    add = f"alter table {table} add constraint {name} {constraint.definition}"
+    if constraint.definition.startswith(("check", "foreign key")):
+        return f"{add} not valid; alter table {table} validate constraint {name};"
+    return f"{add}; -- locks the table while its index is built: stop selling first"
 
 
 @check(
@@ -192,7 +201,8 @@ def _triggers(context: Context) -> Iterator[Found]:
 def _unused_indexes(context: Context) -> Iterator[Found]:
     rows = context.rows(
         """
-        select s.indexrelname as name, s.indexrelid::regclass::text as qualified, pg_relation_size(s.indexrelid) >> 20 as megabytes
+        select s.indexrelname as name, s.indexrelid::regclass::text as qualified, pg_relation_size(s.indexrelid) >> 20 as megabytes,
+          (select to_char(d.stats_reset, 'YYYY-MM-DD') from pg_stat_database as d where d.datname = current_database()) as since
         from pg_stat_user_indexes as s
         join pg_index as x on x.indexrelid = s.indexrelid
         join pg_class as c on c.oid = s.relid
@@ -205,8 +215,9 @@ def _unused_indexes(context: Context) -> Iterator[Found]:
         if row["name"] not in context.expected.indexes:
             yield (
                 Level.WARNING,
-                f"{row['name']} is none of Farebox's, takes {row['megabytes']:,} MB and was never used",
-                f"drop index concurrently {row['qualified']}; -- unless a replica uses it",
+                f"{row['name']} is none of Farebox's, takes {row['megabytes']:,} MB and was never used"
+                + (f" since {row['since']}" if row["since"] else ""),
+                f"drop index concurrently {row['qualified']}; -- unless a replica uses it, or a report that is rarely made",
             )
 
 
@@ -336,8 +347,9 @@ def _grants(context: Context) -> Iterator[Found]:
     }
     for grant in sorted(wanted - actual):
         statement = f"grant {grant.what} to {grant.role_in_sql};"
-        as_owner = (f"set role {OWNER}", statement, "reset role")
-        yield Level.PROBLEM, f"{grant.role} lacks {grant.what}", _AS_OWNER.format(statement), as_owner
+        # For its transaction only: a role that stays in a pooler's session is somebody else's next.
+        as_owner = f"set local role {OWNER}; {statement}"
+        yield Level.PROBLEM, f"{grant.role} lacks {grant.what}", _AS_OWNER.format(statement), (as_owner,)
     for grant in sorted(actual - wanted):
         yield (
             Level.PROBLEM if grant.role == "PUBLIC" else Level.WARNING,

@@ -238,6 +238,8 @@ def _slots(context: Context) -> Iterator[Found]:
                 f" {(row['retained'] or 0) >> 20:,} MB",
                 "farebox shards status -- on the router: says how to finish the move, or to take it back"
                 if row["slot_name"].startswith("farebox_move_")
+                else "select * from pg_stat_replication; -- whose reader is behind: mend that one"
+                if row["active"]
                 else f"select pg_drop_replication_slot({row['quoted']}); -- if its reader is gone for good",
             )
 
@@ -272,14 +274,22 @@ def _extensions(context: Context) -> Iterator[Found]:
         select
           exists (select from pg_extension where extname = 'pg_stat_statements') as installed,
           exists (select from pg_available_extensions where name = 'pg_stat_statements') as available,
-          coalesce(current_setting('shared_preload_libraries', true), '') like '%pg_stat_statements%' as loaded
+          coalesce(current_setting('shared_preload_libraries', true), '') like '%pg_stat_statements%' as loaded,
+          -- Each for itself: several in one pair of quotes would be one library, which no server finds.
+          (select string_agg(quote_literal(trim(both ' "' from library)), ', ' order by place)
+           from unnest(string_to_array(current_setting('shared_preload_libraries', true), ',')) with ordinality as list (library, place)
+           where library <> '') as libraries
         """
     )
     if row["installed"]:
         return
     steps = "create extension pg_stat_statements;"
     if not row["loaded"]:
-        steps = f"alter system set shared_preload_libraries = 'pg_stat_statements'; -- restart the server, then: {steps}"
+        # What is loaded already stays: setting it takes the place of all of it.
+        libraries = ", ".join(filter(None, (row["libraries"], "'pg_stat_statements'")))
+        steps = (
+            f"alter system set shared_preload_libraries = {libraries}; -- restart the server, then: {steps}"
+        )
     if not row["available"]:
         steps = "apt-get install postgresql-contrib   # or your system's package of it"
     yield Level.WARNING, "pg_stat_statements is not installed here", steps

@@ -24,6 +24,19 @@ class Retention:
     conflicts: timedelta | None = timedelta(days=90)
 
 
+def _purges(retention: Retention) -> list[tuple[str, timedelta]]:
+    """The functions that remove what is settled, and how old it has to be for each."""
+    ages = {"purge_unapplied_payments": retention.resolved, "purge_dead_requests": retention.conflicts}
+    return [(function, age) for function, age in ages.items() if age is not None]
+
+
+def _purge_statement(retention: Retention) -> str:
+    return "select " + ", ".join(
+        f"farebox.{function}(now() - interval '{age.days} days', 10000)"
+        for function, age in _purges(retention)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One task: its name, what it does, and for pg_cron the statement and how often it should run."""
@@ -54,8 +67,7 @@ TASKS: Final = (
     Task(
         "purge",
         "removed what was settled long ago",
-        "select farebox.purge_unapplied_payments(now() - interval '365 days', 10000), "
-        "farebox.purge_dead_requests(now() - interval '90 days', 10000)",
+        _purge_statement(Retention()),
         "17 3 * * *",
     ),
     Task(
@@ -91,11 +103,14 @@ def run(
         raise map_error(error) from None
 
 
-def cron_sql() -> str:
+def cron_sql(*, only: frozenset[str] = frozenset(), retention: Retention | None = None) -> str:
     """The same tasks as jobs of the extension pg_cron, to run once in the database; running it again changes nothing."""
+    purge = _purge_statement(retention or Retention())
     jobs = (
-        f"select cron.schedule('farebox-{task.name}', '{task.schedule}', $${task.statement}$$);"
+        f"select cron.schedule('farebox-{task.name}', '{task.schedule}',"
+        f" $${purge if task.name == 'purge' else task.statement}$$);"
         for task in TASKS
+        if not only or task.name in only
     )
     return "\n".join(("create extension if not exists pg_cron;", *jobs))
 
@@ -148,14 +163,10 @@ def _apply(conn: Connection, _: Retention) -> int:
 
 
 def _purge(conn: Connection, retention: Retention) -> int:
-    purged = 0
-    for function, age in (
-        ("purge_unapplied_payments", retention.resolved),
-        ("purge_dead_requests", retention.conflicts),
-    ):
-        if age is not None:
-            purged += _until_done(conn, f"select farebox.{function}(now() - %s, %s)", age)
-    return purged
+    return sum(
+        _until_done(conn, f"select farebox.{function}(now() - %s, %s)", age)
+        for function, age in _purges(retention)
+    )
 
 
 def _analyze(conn: Connection, _: Retention) -> int:
