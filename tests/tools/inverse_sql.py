@@ -4,6 +4,7 @@ Only what ``db/`` really uses is understood. Anything else raises: a rollback th
 out is found by nobody until the night it is needed.
 """
 
+import functools
 import re
 
 import sqlparse
@@ -74,6 +75,7 @@ def undo(text: str) -> list[str]:
     return undone[::-1]
 
 
+@functools.cache
 def _flat(statement: str) -> str:
     """The statement without comments, on one line, without its semicolon."""
     bare: str = sqlparse.format(statement, strip_comments=True)
