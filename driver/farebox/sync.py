@@ -23,6 +23,7 @@ from farebox._bulk import Chunker, TicketInput, Window
 from farebox._sync_queue import SyncQueue
 from farebox.client import DEFAULT_CHUNK, AsyncFarebox
 from farebox.errors import ClosedError, UsageError
+from farebox.events import log
 from farebox.models import (
     CatalogOutcome,
     Company,
@@ -80,10 +81,16 @@ class _Engine:
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
+    stopped = False
+    while not stopped:
+        try:
+            loop.run_forever()
+            stopped = True
+        except BaseException:
+            # The loop ends with what would end a program, such as `sys.exit()` in an event hook: here it would
+            # end a thread, without a word to those who wait.
+            log.exception("the event hook would have ended the client's thread")
+    loop.close()
 
 
 class Farebox(SyncQueue):

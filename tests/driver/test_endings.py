@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from farebox._deadlines import Deadlines
 from farebox._queue import Caller, Patience
 from farebox._replica import Reader
 from farebox._wire import NotReplayedError
-from farebox.events import ConnectionEvent, Event
+from farebox.events import BatchEvent, ConnectionEvent, Event
 from tests.driver.conftest import Shop
 from tests.support.proxy import proxy_to
 
@@ -180,6 +181,17 @@ def test_a_client_called_by_its_own_hook_says_so(shop: Shop) -> None:
         assert farebox.create_ticket(shop.payment()).ok
     assert [type(error) for error in told] == [UsageError] * 3
     assert "hook" in str(told[0])
+
+
+def test_a_hook_that_would_exit_leaves_nobody_waiting(shop: Shop) -> None:
+    """Seen to fail: the client's thread was gone, and nobody told the callers."""
+
+    def hook(event: Event) -> None:
+        if isinstance(event, BatchEvent):
+            sys.exit()
+
+    with Farebox(shop.dsn, on_event=hook) as farebox:
+        assert [farebox.create_ticket(payment).ok for payment in shop.payments(2)] == [True, True]
 
 
 async def test_a_time_limit_that_is_no_number_harms_nobody(shop: Shop) -> None:
