@@ -87,8 +87,8 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_forever()
             stopped = True
         except BaseException:
-            # The loop ends with what would end a program, such as `sys.exit()` in an event hook: here it would
-            # end a thread, without a word to those who wait.
+            # What would end a program, such as `sys.exit()` in an event hook, would end a thread here, without
+            # a word to those who wait.
             log.exception("the event hook would have ended the client's thread")
     loop.close()
 
