@@ -87,8 +87,8 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_forever()
             stopped = True
         except BaseException:
-            # What would end a program, such as `sys.exit()` in an event hook, would end a thread here, without
-            # a word to those who wait.
+            # What would end a program, such as `sys.exit()` in an event hook, would end a thread here, and
+            # nobody would tell those who wait.
             log.exception("the event hook would have ended the client's thread")
     loop.close()
 
