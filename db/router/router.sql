@@ -12,9 +12,12 @@
 \ir router/stubs.sql
 \ir router/_shards_down.sql
 \ir router/_read_routes.sql
+\ir router/_read_parts.sql
 \ir router/_segments.sql
 \ir router/_claim_subjects.sql
+\ir router/_in_order.sql
 \ir router/_create_routed.sql
+\ir router/_create_ordinary.sql
 \ir router/_ticket_of.sql
 \ir router/_resolve_elsewhere.sql
 \ir router/create_tickets.sql

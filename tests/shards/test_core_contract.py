@@ -13,6 +13,7 @@ from tests.core import (
     test_concurrency_codes,
     test_concurrency_payments,
     test_deadlocks,
+    test_encodings,
     test_fuzz,
     test_outcomes,
     test_records,
@@ -58,6 +59,7 @@ _LEFT_OUT: dict[Any, dict[str, Reason]] = {
         OPEN_TRANSACTION,
     ),
     test_deadlocks: {},
+    test_encodings: {},
     test_fuzz: {
         "test_no_argument_of_any_function_raises_what_is_not_announced": Reason(
             "for its time only one role of it, below; the others were run by hand"

@@ -15,8 +15,6 @@ declare
   v_claims farebox._routed_claim[] := '{}';
   v_part record;
   v_outcomes farebox.ticket_outcome[] := '{}';
-  v_stolen int[] := '{}';
-  v_is_nameless boolean := false;
 begin
   if p_has_registry then
     v_claimed := farebox._claim_subjects(p_elements, 'p', v_down);
@@ -28,28 +26,60 @@ begin
 
   v_part := farebox._parts(v_elements, v_claims, v_down);
   if v_part.ats is not null then
-    begin
-      v_outcomes := array(
-        select o from farebox._at_create_tickets(v_part.ats, v_part.partitions, v_part.ordinals, v_part.retaken, v_part.batch_ids,
-          array_fill(false, array[cardinality(v_part.ats)]), v_part.batches) as o);
-    exception when others or query_canceled then
-      v_down := v_down || farebox._find_lost(v_part.ats, sqlstate, sqlerrm);
-      -- One shard did not answer, and with it all answers are lost, though the others have done their part, or are still at it. Asked
-      -- again, each alone, they tell: what the first attempt created they know by the batch's id, so it is still `created`.
-      for i in 1 .. cardinality(v_part.ats) loop
-        continue when v_part.ats[i] = any (v_down);
-        begin
-          v_outcomes := v_outcomes || array(
-            select o from farebox._at_create_tickets(v_part.ats[i:i], v_part.partitions[i:i], v_part.ordinals[i:i], v_part.retaken[i:i],
-              v_part.batch_ids[i:i], array[true], v_part.batches[i:i]) as o);
-        exception when others or query_canceled then
-          perform farebox._find_lost(v_part.ats[i:i], sqlstate, sqlerrm);
-          v_down := v_down || v_part.ats[i];
-        end;
-      end loop;
-    end;
+    v_outcomes := farebox._create_at(v_part.ats, v_part.partitions, v_part.ordinals, v_part.retaken, v_part.batch_ids, v_part.batches);
   end if;
+  return farebox._complete_outcomes(p_elements, v_elements, v_outcomes, v_claims, p_has_registry, p_attempt);
+end
+$$;
+comment on function farebox._create_routed(farebox._routed_element[], boolean, int) is
+  'Internal: the elements of a batch go to their shards; their outcomes';
 
+-- The parts go to their shards.  Returns: the outcomes, in any order, of those that answer.
+create or replace function farebox._create_at(
+  p_ats int[], p_partitions text[], p_ordinals text[], p_retaken text[], p_batch_ids uuid[], p_batches text[])
+returns farebox.ticket_outcome[]
+language plpgsql volatile security invoker
+as $$
+declare
+  v_outcomes farebox.ticket_outcome[] := '{}';
+  v_down int[];
+begin
+  return array(
+    select o from farebox._at_create_tickets(
+      p_ats, p_partitions, p_ordinals, p_retaken, p_batch_ids, array_fill(false, array[cardinality(p_ats)]), p_batches) as o);
+exception when others or query_canceled then
+  v_down := farebox._find_lost(p_ats, sqlstate, sqlerrm);
+  -- One shard did not answer, and with it all answers are lost, though the others have done their part, or are still at it. Asked
+  -- again, each alone, they tell: what the first attempt created they know by the batch's id, so it is still `created`.
+  for i in 1 .. cardinality(p_ats) loop
+    continue when p_ats[i] = any (v_down);
+    begin
+      v_outcomes := v_outcomes || array(
+        select o from farebox._at_create_tickets(
+          p_ats[i:i], p_partitions[i:i], p_ordinals[i:i], p_retaken[i:i], p_batch_ids[i:i], array[true], p_batches[i:i]) as o);
+    exception when others or query_canceled then
+      perform farebox._find_lost(p_ats[i:i], sqlstate, sqlerrm);
+    end;
+  end loop;
+  return v_outcomes;
+end
+$$;
+comment on function farebox._create_at(int[], text[], text[], text[], uuid[], text[]) is
+  'Internal: parts of a batch go to their shards; the outcomes of those that answer';
+
+-- The outcomes of all elements, of which the shards have answered some.
+-- Parameters: p_elements, as they came; p_refused, the same with the reasons why some were not sent; p_outcomes; p_claims.
+create or replace function farebox._complete_outcomes(
+  p_elements farebox._routed_element[], p_refused farebox._routed_element[], p_outcomes farebox.ticket_outcome[],
+  p_claims farebox._routed_claim[], p_has_registry boolean, p_attempt int)
+returns farebox.ticket_outcome[]
+language plpgsql volatile security invoker
+as $$
+declare
+  v_outcomes farebox.ticket_outcome[] := p_outcomes;
+  v_stolen int[] := '{}';
+  v_is_nameless boolean := false;
+begin
   if p_has_registry then
     select coalesce(array_agg(o.ordinal) filter (where o.reason = 'transaction_id_unavailable'), '{}'),
       coalesce(bool_or(o.reason = 'company_id_invalid'), false)
@@ -57,8 +87,8 @@ begin
     from unnest(v_outcomes) as o
     where o.reason is not null;
   end if;
-  if v_claims <> '{}' or v_is_nameless then
-    perform farebox._resolve_elsewhere(v_elements, v_outcomes, v_claims);
+  if p_claims <> '{}' or v_is_nameless then
+    perform farebox._resolve_elsewhere(p_refused, v_outcomes, p_claims);
   end if;
   if v_stolen <> '{}' and p_attempt < 4 then
     -- Between the claim and the ticket another company asked for the payment. Whoever has a ticket now keeps it; if that company's
@@ -66,17 +96,18 @@ begin
     v_outcomes := array(select o from unnest(v_outcomes) as o where o.ordinal <> all (v_stolen)) || farebox._create_routed(
       array(select e from unnest(p_elements) as e where e.ordinal = any (v_stolen)), p_has_registry, p_attempt + 1);
   end if;
-  if cardinality(v_outcomes) < cardinality(v_elements) then
+  if cardinality(v_outcomes) < cardinality(p_refused) then
     v_outcomes := v_outcomes || array(
       select row(e.ordinal, e.given_id, 'rejected', coalesce(e.reason, 'shard_unavailable'), null, null, null, false)::farebox.ticket_outcome
-      from unnest(v_elements) as e
-      where e.reason is not null or e.at = any (v_down));
+      from unnest(p_refused) as e
+      left join unnest(v_outcomes) as o on o.ordinal = e.ordinal
+      where o.ordinal is null);  -- not by its shard, which may be another one by now
   end if;
   return v_outcomes;
 end
 $$;
-comment on function farebox._create_routed(farebox._routed_element[], boolean, int) is
-  'Internal: the elements of a batch go to their shards; their outcomes';
+comment on function farebox._complete_outcomes(farebox._routed_element[], farebox._routed_element[], farebox.ticket_outcome[],
+  farebox._routed_claim[], boolean, int) is 'Internal: the outcomes of all elements of a batch, of which the shards have answered some';
 
 -- The elements, with a reason for those whose payment is another company's, or could not be claimed.
 create or replace function farebox._refuse_unclaimed(

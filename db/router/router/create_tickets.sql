@@ -15,19 +15,24 @@ declare
   v_has_registry boolean := (select s.has_registry from farebox.sharding as s);
   v_elements farebox._routed_element[];
   v_starts int[] := array[1];
+  v_outcomes farebox.ticket_outcome[];
 begin
   perform farebox._refuse_strict_isolation();
+  v_outcomes := farebox._create_ordinary(p_batch, v_has_registry);
+  if v_outcomes is not null then
+    return query select o.* from farebox._in_order(v_outcomes) as o;
+    return;
+  end if;
+
   v_elements := farebox._route_requests(p_batch);
   if v_has_registry then
     v_starts := farebox._segments(v_elements);
   end if;
   for i in 1 .. cardinality(v_starts) loop
-    return query
-      select o.*
-      from unnest(farebox._create_routed(
-        case when cardinality(v_starts) = 1 then v_elements else v_elements[v_starts[i] : coalesce(v_starts[i + 1] - 1, cardinality(v_elements))] end,
-        v_has_registry)) as o
-      order by o.ordinal;
+    v_outcomes := farebox._create_routed(
+      case when cardinality(v_starts) = 1 then v_elements else v_elements[v_starts[i] : coalesce(v_starts[i + 1] - 1, cardinality(v_elements))] end,
+      v_has_registry);
+    return query select o.* from farebox._in_order(v_outcomes) as o;
   end loop;
 end
 $$;

@@ -50,7 +50,7 @@ begin
   if v_map is distinct from (select array_agg(p.at order by p.partition) from farebox.partitions as p) then
     return;
   end if;
-  return query select o.* from unnest(v_outcomes) as o order by o.ordinal;
+  return query select o.* from farebox._in_order(v_outcomes) as o;
 end
 $$;
 
