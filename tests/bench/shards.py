@@ -1,7 +1,8 @@
 """Four shards on this machine, each a server of its own, and a router: what going by the router costs.
 
 ``--what rate``: tickets a second with mixed companies, two clients; the same batches sent to the shards by
-the clients themselves (cut by company, the four parts at once), and whole batches of one shard's companies.
+the clients themselves (cut by company, the four parts at once), whole batches of one shard's companies, and
+what PL/Proxy alone would do: parts cut by the client beforehand, with no logic of ours on the router.
 ``--what latency``: one ticket a call. ``--what lost``: calls for healthy companies, alone and with those
 of a shard that is killed half-way. Contenders take turns; medians and their spread are printed.
 
@@ -12,16 +13,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
 import shutil
 import statistics
+import struct
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +38,31 @@ from tests.support.servers import Farm, Server
 SHARDS = 4
 CREATE = b"select * from farebox.create_tickets($1::json)"
 
+# The least that any router on PL/Proxy does, and the least that a registry costs: the parts go to the
+# shards as they are. A bound, not an offer: there is no order, no retry, no check.
+BARE_CREATE = b"select * from bare_create($1::int[], $2::text[])"
+BARE_CLAIM = b"select * from bare_claim($1::int[], $2::text[], $3::text[])"
+_ON_SHARD = """
+create function bare_create(p_at int[], p_batches text[]) returns setof farebox.ticket_outcome
+language sql as $$ select o.* from farebox.create_tickets(p_batches[1]::json) as o $$;
+create function bare_claim(p_at int[], p_subjects text[], p_companies text[]) returns setof text
+language sql security definer as $$
+  insert into farebox.claims (company_id, claimed_at, kind, subject)
+  select c.company_id, now(), 'p', c.subject
+  from unnest(p_subjects[1]::text[], p_companies[1]::uuid[]) as c(subject, company_id)
+  order by c.subject collate "C"
+  on conflict (subject, kind) do nothing
+  returning null::text;
+$$
+"""
+_ON_ROUTER = """
+create function bare_create(p_at int[], p_batches text[]) returns setof farebox.ticket_outcome
+language plproxy as $$ cluster 'farebox'; split all; run on p_at; target bare_create; $$;
+create function bare_claim(p_at int[], p_subjects text[], p_companies text[]) returns setof text
+language plproxy as $$ cluster 'farebox'; split all; run on p_at; target bare_claim; $$
+"""
+_TEXT, _INT = 25, 23
+
 
 @dataclass
 class Place:
@@ -45,6 +73,16 @@ class Place:
     shard: int
 
 
+@dataclass
+class Payment:
+    """A request, the shard of its company and that of its claim."""
+
+    place: Place
+    subject: str
+    home: int
+    request: bytes
+
+
 class Bench:
     """The servers, the companies and what is sent."""
 
@@ -53,12 +91,17 @@ class Bench:
         self.servers = servers
         self.layout = layout
         self.places: list[Place] = []
-        of = {part: shard.number - 1 for shard in layout.shards for part in shard.partitions}
+        self._shard_of = of = {part: shard.number - 1 for shard in layout.shards for part in shard.partitions}
+        for server in servers:
+            with psycopg.connect(server.dsn("shard"), autocommit=True) as conn:
+                conn.execute(_ON_SHARD)
         with psycopg.connect(router.dsn("router"), autocommit=True) as conn:
+            conn.execute(_ON_ROUTER)
             for _ in range(64):
                 company, route = str(uuid.uuid4()), str(uuid.uuid4())
                 row = conn.execute("select farebox._partition_of(%s)", [company]).fetchone()
                 assert row is not None
+                assert of[row[0]] == self._home(company)
                 self.places.append(Place(company, route, of[row[0]]))
             companies = [{"id": p.company, "name": "Bench"} for p in self.places]
             fields = {"name": "R", "origin": "A", "destination": "B", "fare": 5000}
@@ -71,23 +114,34 @@ class Bench:
         with psycopg.connect(self.router.dsn("router"), autocommit=True) as conn:
             conn.execute("update farebox.sharding set has_registry = %s", [on])
 
-    def payment(self, place: Place) -> bytes:
+    def payment(self, place: Place) -> Payment:
         """A new payment of that company."""
-        return json.dumps(
-            {
-                "company_id": place.company,
-                "route_id": place.route,
-                "passenger_phone": f"+23276{random.randrange(10**6):06}",
-                "monime_transaction_id": f"pay-{uuid.uuid4().hex}",
-                "monime_otp": f"{random.randrange(10**6):06}",
-                "amount": 5000,
-            }
-        ).encode()
+        subject = f"pay-{uuid.uuid4().hex}"
+        request = {
+            "company_id": place.company,
+            "route_id": place.route,
+            "passenger_phone": f"+23276{random.randrange(10**6):06}",
+            "monime_transaction_id": subject,
+            "monime_otp": f"{random.randrange(10**6):06}",
+            "amount": 5000,
+        }
+        return Payment(place, subject, self._home(subject), json.dumps(request).encode())
 
-    def batch(self, size: int, shards: set[int] | None = None) -> list[tuple[int, bytes]]:
-        """New payments of random companies (of those shards), each with its shard."""
+    def _home(self, key: str) -> int:
+        """As `_partition_of` in SQL, and its shard."""
+        digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
+        return self._shard_of[int.from_bytes(digest[:4], "big") % self.layout.partitions]
+
+    def at(self, shard: int) -> int:
+        """That shard's place in the router's map."""
+        at = self.layout.shards[shard].at
+        assert at is not None
+        return at
+
+    def batch(self, size: int, shards: set[int] | None = None) -> list[Payment]:
+        """New payments of random companies (of those shards)."""
         places = [p for p in self.places if shards is None or p.shard in shards]
-        return [(place.shard, self.payment(place)) for place in random.choices(places, k=size)]
+        return [self.payment(place) for place in random.choices(places, k=size)]
 
 
 @contextlib.contextmanager
@@ -108,37 +162,75 @@ def bench() -> Generator[Bench]:
         shutil.rmtree(farm.root)
 
 
-def joined(elements: list[bytes]) -> bytes:
-    return b"[" + b",".join(elements) + b"]"
+def joined(payments: list[Payment]) -> bytes:
+    """A batch of them."""
+    return b"[" + b",".join(payment.request for payment in payments) + b"]"
+
+
+def grouped(payments: list[Payment], of: Callable[[Payment], int]) -> dict[int, list[Payment]]:
+    """By shard."""
+    groups: dict[int, list[Payment]] = {}
+    for payment in payments:
+        groups.setdefault(of(payment), []).append(payment)
+    return groups
+
+
+def array(kind: int, items: Sequence[bytes]) -> bytes:
+    """A one-dimensional array in PostgreSQL's binary format."""
+    body = b"".join(struct.pack("!i", len(item)) + item for item in items)
+    return struct.pack("!iiiii", 1, 0, kind, len(items), 1) + body
 
 
 class Client:
     """The connections of one client: to the router and to each shard."""
 
     def __init__(self, bench: Bench, *, to_shards: bool = True) -> None:
+        self._ats = [struct.pack("!i", bench.at(shard)) for shard in range(SHARDS)]
         self.router = psycopg.connect(bench.router.dsn("router"), autocommit=True)
+        # The login to the shards is that of farebox_owner.
+        self.bare = psycopg.connect(bench.router.dsn("router"), autocommit=True)
+        self.bare.execute("set role farebox_owner")
+        self.bare.pgconn.prepare(b"create", BARE_CREATE)
+        self.bare.pgconn.prepare(b"claim", BARE_CLAIM)
         self.shards = [
             psycopg.connect(server.dsn("shard"), autocommit=True) for server in bench.servers if to_shards
         ]
         for conn in (self.router, *self.shards):
             conn.pgconn.prepare(b"create", CREATE)
 
-    def routed(self, batch: list[tuple[int, bytes]]) -> None:
-        self._send(self.router, joined([element for _, element in batch]))
+    def routed(self, batch: list[Payment]) -> None:
+        """As an application does it."""
+        self.router.pgconn.send_query_prepared(b"create", [joined(batch)])
         self._take(self.router)
 
-    def cut(self, batch: list[tuple[int, bytes]]) -> None:
+    def cut(self, batch: list[Payment]) -> None:
         """To the shards, the parts at once."""
-        parts: dict[int, list[bytes]] = {}
-        for shard, element in batch:
-            parts.setdefault(shard, []).append(element)
-        for shard, elements in parts.items():
-            self._send(self.shards[shard], joined(elements))
+        parts = grouped(batch, lambda payment: payment.place.shard)
+        for shard, payments in parts.items():
+            self.shards[shard].pgconn.send_query_prepared(b"create", [joined(payments)])
         for shard in parts:
             self._take(self.shards[shard])
 
-    def _send(self, conn: psycopg.Connection[Any], payload: bytes) -> None:
-        conn.pgconn.send_query_prepared(b"create", [payload])
+    def carried(self, batch: list[Payment]) -> None:
+        """By PL/Proxy alone."""
+        parts = grouped(batch, lambda payment: payment.place.shard)
+        self._carry(b"create", parts, [list(map(joined, parts.values()))])
+
+    def claimed_and_carried(self, batch: list[Payment]) -> None:
+        """By PL/Proxy alone, each payment claimed before."""
+        parts = grouped(batch, lambda payment: payment.home)
+        subjects = [",".join(p.subject for p in part) for part in parts.values()]
+        companies = [",".join(p.place.company for p in part) for part in parts.values()]
+        self._carry(
+            b"claim", parts, [[f"{{{text}}}".encode() for text in texts] for texts in (subjects, companies)]
+        )
+        self.carried(batch)
+
+    def _carry(self, name: bytes, parts: dict[int, list[Payment]], columns: list[list[bytes]]) -> None:
+        arrays = [array(_INT, [self._ats[shard] for shard in parts])]
+        arrays += [array(_TEXT, column) for column in columns]
+        self.bare.pgconn.send_query_prepared(name, arrays, [1] * len(arrays))
+        self._take(self.bare)
 
     def _take(self, conn: psycopg.Connection[Any]) -> None:
         while (result := conn.pgconn.get_result()) is not None:
@@ -155,7 +247,7 @@ def rate(bench: Bench, size: int, rounds: int, tickets: int) -> None:
     """Tickets a second of each contender, two clients."""
     clients = [Client(bench) for _ in range(2)]
 
-    def timed(send: Callable[[Client, list[tuple[int, bytes]]], None], whole: bool) -> float:
+    def timed(send: Callable[[Client, list[Payment]], None], whole: bool) -> float:
         batches = [
             [bench.batch(size, {(c + n) % SHARDS} if whole else None) for n in range(tickets // size // 2)]
             for c in range(2)
@@ -182,6 +274,8 @@ def rate(bench: Bench, size: int, rounds: int, tickets: int) -> None:
         "shards, whole batches": lambda: timed(Client.cut, True),
         "router": lambda: routed(False),
         "router with registry": lambda: routed(True),
+        "PL/Proxy alone": lambda: timed(Client.carried, False),
+        "PL/Proxy alone, and claims": lambda: timed(Client.claimed_and_carried, False),
     }
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):

@@ -68,6 +68,25 @@ def conn(db: RoutedDatabase) -> Connection:
     return db.connect(autocommit=True)
 
 
+def test_an_ordinary_batch_takes_the_short_way(conn: Connection, companies: Companies) -> None:
+    """What is out of the ordinary has none: the long way would answer both, at twice the price."""
+    conn.execute("set role farebox_owner")
+    ordinary = "select (o).outcome from unnest(farebox._create_ordinary(%s::json, %s)) as o"
+    for registry in (False, True):
+        batch = [companies.pay(shard, f"short-{registry}-{n}") for n, shard in enumerate(SHARDS * 2)]
+        for outcome in ("created", "duplicate"):
+            assert conn.execute(ordinary, [json.dumps(batch), registry]).fetchall() == [(outcome,)] * 6
+        odd = companies.pay("one", f"odd-{registry}")
+        for change in ({"company_id": None}, {"company_id": "7a355cca"}, {"company_id": "-" * 36}):
+            assert conn.execute(ordinary, [json.dumps([*batch, odd | change]), registry]).fetchall() == []
+        for other in ("[]", "{}", "[1]"):
+            assert conn.execute(ordinary, [other, registry]).fetchall() == []
+    # Another company's payment, or none: only the registry has to know.
+    for change in ({"monime_transaction_id": "short-True-0"}, {"monime_transaction_id": " "}):
+        batch = [companies.pay("two", "odd") | change]
+        assert conn.execute(ordinary, [json.dumps(batch), True]).fetchall() == []
+
+
 def age_claims(sharded: Sharded) -> None:
     sharded.on_all("update farebox.claims set claimed_at = claimed_at - interval '1 hour'")
 
