@@ -55,8 +55,8 @@ drop function farebox._count_retries(p_retries int, p_given_up int);
 drop function farebox._give_up_request(p_request farebox.ticket_queue, p_reason text, p_now timestamptz);
 drop function farebox._keep_dead_requests(p_queue_ids bigint[], p_reasons text[], p_details text[], p_now
   timestamptz);
-drop function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out places tid[],
-  out batch json);
+drop function farebox._claim_requests(p_limit int, p_most_due int, p_with_care boolean, out ids bigint[], out
+  places tid[], out batch json);
 drop function farebox._raise_queue_floor(p_first bigint);
 drop function farebox._hold_queue_floor();
 drop function farebox.enqueue_tickets(p_batch json);

@@ -2728,14 +2728,15 @@ comment on function farebox._raise_queue_floor(bigint) is 'Internal: has the flo
 reset role;
 
 -- [copy of db/functions/_claim_requests.sql]
--- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.
+-- Purpose: takes the requests that are next: those whose backoff is over, then the first in line.
+-- Parameters: p_limit; p_most_due, how many of those in backoff at most (if nobody is in line, one more than none);
+--   p_with_care, also those whose last attempt began and never ended.
 -- Returns: their ids, null when there is nothing to do (then the next producer rings), where their rows are, if that is known, and the
 --   requests as a JSON array; those that must be tried in small company never come with others.
 -- Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
 set role farebox_owner;
 
-create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out places tid[], out batch json)
+create function farebox._claim_requests(p_limit int, p_most_due int, p_with_care boolean, out ids bigint[], out places tid[], out batch json)
 language plpgsql volatile security invoker
 -- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
 set enable_sort = off
@@ -2750,6 +2751,7 @@ declare
   v_now timestamptz := farebox._now();
   v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
   v_may_sweep boolean := true;
+  v_most_due int := p_most_due;
   v_lowest bigint;
   v_first bigint;
   v_due bigint[];
@@ -2757,24 +2759,26 @@ declare
   v_is_plain boolean;
   v_together int;
 begin
-  v_due := array(
-    select q.id
-    from farebox.ticket_queue as q
-    where q.ready_at <= v_now and (p_with_care or q.reason is distinct from 'unfinished')
-    order by q.ready_at
-    limit (p_limit + 1) / 2
-    for update skip locked);
-
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
+    -- No backoff is as long as an hour: a clock that was far ahead has been set back.
+    v_due := array(
+      select q.id
+      from farebox.ticket_queue as q
+      where (q.ready_at <= v_now or q.ready_at > v_now + interval '1 hour')
+        and (p_with_care or q.reason is distinct from 'unfinished')
+      order by q.ready_at
+      limit v_most_due
+      for update skip locked);
+
     -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
     -- would wade through them all. So it begins at the floor, which follows what was claimed (see _raise_queue_floor). What is
-    -- below it all the same is looked for as often as that takes a hundredth of the time at most.
+    -- below it all the same is looked for as often as that takes a hundredth of the time at most, but once a minute.
     if v_may_sweep and (v_clock >= v_sweep or v_sweep > v_clock + 60000) then
       v_may_sweep := false;
       v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank is not null order by q.rank limit 1);
       v_sweep := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
-      v_sweep := v_sweep + greatest(20, 100 * (v_sweep - v_clock));
+      v_sweep := v_sweep + least(60000, greatest(20, 100 * (v_sweep - v_clock)));
       -- An idle worker whose look costs nothing writes nothing.
       if v_lowest is not null or v_sweep > v_clock + 100 then
         perform setval('farebox.ticket_queue_sweep', v_sweep);
@@ -2800,7 +2804,9 @@ begin
     ids := v_due || v_line;
 
     if ids = '{}' then
-      if not v_sleeps then
+      if v_most_due = 0 then
+        v_most_due := 1;
+      elsif not v_sleeps then
         -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
         perform setval('farebox.ticket_queue_bell', 1);
         v_sleeps := true;
@@ -2852,7 +2858,7 @@ begin
 end
 $$;
 
-comment on function farebox._claim_requests(int, boolean) is 'Internal: takes the queued requests that are next';
+comment on function farebox._claim_requests(int, int, boolean) is 'Internal: takes the queued requests that are next';
 
 reset role;
 
@@ -2920,7 +2926,12 @@ begin
     v_outcome.ordinal := 1;
     v_outcome.outcome := 'rejected';
     v_outcome.reason := p_reason;
-    perform farebox._keep_unapplied_payments(json_build_array(p_request.request), array[v_request], array[v_outcome], p_now);
+    begin
+      perform farebox._keep_unapplied_payments(json_build_array(p_request.request), array[v_request], array[v_outcome], p_now);
+    exception when statement_too_complex then  -- as in create_tickets
+      perform farebox._keep_unapplied_payments(
+        farebox._shallow_json(json_build_array(p_request.request)), array[v_request], array[v_outcome], p_now);
+    end;
   end if;
   delete from farebox.ticket_queue as q where q.id = p_request.id;
 end
@@ -2958,8 +2969,8 @@ reset role;
 -- [copy of db/functions/_process_requests.sql]
 -- Purpose: makes tickets of claimed requests and settles them, or puts them back.
 -- Parameters: p_ids, locked; p_places, where their rows are, or null; p_batch, their requests; p_begun, whether the present attempt is
---   counted already.  Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58). Of a
---   counted attempt it raises nothing, or the count would stand: it takes it back, unless the request may be to blame after all.
+--   counted already.  Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58;
+--   not time-outs). Of a counted attempt it raises nothing, or the count would stand: it takes it back, unless the request may be to blame after all.
 -- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; ticket_queue_dead, ticket_queue.
 set role farebox_owner;
 
@@ -2975,7 +2986,9 @@ declare
   v_request farebox.ticket_queue;
   v_attempts int;  -- of a single request, with the present one
   v_sqlstate text;
+  v_is_timeout boolean;
   v_is_blameless boolean;
+  v_began timestamptz := clock_timestamp();
   v_now timestamptz;
 begin
   taken := cardinality(p_ids);
@@ -3012,9 +3025,18 @@ begin
         o.outcome = 'conflict' or o.reason in ('transaction_id_invalid', 'transaction_id_unavailable') as is_homeless
       from farebox.create_tickets(p_batch) as o
     ) as o;
-  exception when others then
+  exception when others or query_canceled or assert_failure then
     get stacked diagnostics v_sqlstate = returned_sqlstate;
-    if not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
+    -- Where the caller does not wait for ever, one request may be why it waits: raised, the same batch would come to the same end again
+    -- and again. What somebody has canceled is canceled.
+    v_is_timeout := case v_sqlstate
+      when '55P03' then current_setting('lock_timeout') <> '0'
+      when '57014' then current_setting('statement_timeout') <> '0'
+        and clock_timestamp() - v_began > current_setting('statement_timeout')::interval / 2
+      else false end;
+    if not v_is_timeout
+      and (v_sqlstate = '57014' or not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58'))
+    then
       raise;
     end if;
     v_is_blameless := farebox._is_blameless(v_sqlstate);
@@ -3087,7 +3109,8 @@ declare
   v_claim record;
 begin
   perform farebox._check_limit(p_limit, 10000);
-  v_claim := farebox._claim_requests(p_limit, false);
+  -- Those in backoff are half of a batch, and half of the batches of one: neither they nor the line have to wait for the other.
+  v_claim := farebox._claim_requests(p_limit, (p_limit + (random() < 0.5)::int) / 2, false);
   if v_claim.ids is null then
     return query select 0, 0, 0, 0, 0, 0, 0;
     return;
@@ -3123,15 +3146,21 @@ declare
   v_claim record;
 begin
   if p_unfinished_only and not exists (
-    select from farebox.ticket_queue as q where q.ready_at <= farebox._now() and q.reason = 'unfinished')
+    select from farebox.ticket_queue as q
+    where (q.ready_at <= farebox._now() or q.ready_at > farebox._now() + interval '1 hour') and q.reason = 'unfinished')
   then
     return null;
   end if;
   perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 1);
-  if exists (select from farebox.ticket_queue as q where q.ready_at > farebox._now() and q.reason = 'unfinished') then
+  -- What would rest for longer than a minute is not under way: the clock was set back, and nobody else must wait for that.
+  if exists (
+    select from farebox.ticket_queue as q
+    where q.ready_at > farebox._now() and q.ready_at < farebox._now() + interval '1 minute' and q.reason = 'unfinished')
+  then
     return null;
   end if;
-  v_claim := farebox._claim_requests(1, true);
+  -- By turns, as in process_ticket_queue: those that are put back and blamed for nothing come again for ever.
+  v_claim := farebox._claim_requests(1, case when p_unfinished_only then 1 else (random() < 0.5)::int end, true);
   if exists (select from farebox.ticket_queue as q where q.id = v_claim.ids[1] and q.reason = 'unfinished') then
     perform farebox._count_retries(1, 0);
   end if;

@@ -1,6 +1,6 @@
 -- begin_queued_request: counts the next request's attempt before it is made.
 begin;
-select plan(20);
+select plan(24);
 
 -- The clock stands still until the test sets it.
 create or replace function farebox._now() returns timestamptz
@@ -56,6 +56,33 @@ select results_eq('select taken, dead from farebox.process_queued_request((selec
   'after three attempts that never ended it is given up');
 select results_eq('select reason, resolved_at is null from farebox.unapplied_payments', $$values ('unfinished' collate "C", true)$$, 'with its reason');
 select is((select outcome from farebox.apply_unapplied_payments()), 'created', 'and can be applied later');
+
+-- A clock that is set back -------------------------------------------------------------------------------------
+
+select cardinality(pg_temp.enqueue('pay-4', 'pay-5'));
+select isnt(farebox.begin_queued_request(), null, 'one is begun');
+set local tap.now = '2025-06-01 06:00:00+00';
+select is((select created from farebox.process_queued_request(farebox.begin_queued_request())), 1, 'an attempt that seems to rest for hours holds up nobody');
+select is((select created from farebox.process_queued_request(farebox.begin_queued_request())), 1, 'and is made again itself');
+
+-- What is put back and blamed for nothing ----------------------------------------------------------------------
+
+create function pg_temp.fail() returns trigger language plpgsql as $$ begin raise undefined_column; end $$;
+create trigger fail before insert on farebox.tickets for each row when (new.monime_otp = 'BROKEN') execute function pg_temp.fail();
+create function pg_temp.attempt(p_times int) returns void
+language plpgsql as $$
+begin
+  for v_count in 1 .. p_times loop
+    perform set_config('tap.now', (farebox._now() + interval '1 s')::text, true);
+    perform farebox.process_queued_request(farebox.begin_queued_request());
+  end loop;
+end
+$$;
+select count(*) from farebox.enqueue_tickets(json_build_array(
+  pg_temp.payment('pay-6', 1, '{"monime_otp": "BROKEN"}'), pg_temp.payment('pay-7', 1, '{"monime_otp": "BROKEN"}'), pg_temp.payment('pay-8')));
+select pg_temp.attempt(60);
+select results_eq('select request ->> ''monime_transaction_id'', attempts::int, reason from farebox.ticket_queue order by id',
+  $$values ('pay-6', 0, 'error_42703' collate "C"), ('pay-7', 0, 'error_42703')$$, 'comes again and again, but not before those in line');
 
 -- Privileges ---------------------------------------------------------------------------------------------------
 

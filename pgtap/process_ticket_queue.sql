@@ -1,6 +1,6 @@
 -- process_ticket_queue: claims queued requests, makes their tickets and settles them, in one transaction.
 begin;
-select plan(43);
+select plan(51);
 
 -- The clock stands still until the test sets it.
 create or replace function farebox._now() returns timestamptz
@@ -151,6 +151,34 @@ drop trigger disk on farebox.tickets;
 select is(pg_temp.drain(), '1 created, 0 duplicates, 0 conflicts, 0 rejected, 0 dead', 'which goes through later');
 select is(farebox.record_missing_transactions(), 1, 'the ticket made by hand gets its record');
 select is_empty('select * from farebox.verify()', 'every invariant holds');
+
+-- Poison that comes by ways of its own -------------------------------------------------------------------------
+
+create function pg_temp.insist() returns trigger language plpgsql as $$ begin assert false; end $$;
+create trigger insist before insert on farebox.tickets for each row when (new.monime_otp = 'ASSERT') execute function pg_temp.insist();
+select count(*) from farebox.enqueue_tickets((format('[%s, "note": %s%s}, %s]',
+  left(pg_temp.payment('pay-11', 1, '{"monime_otp": "ASSERT"}')::text, -1), repeat('[', 6000), repeat(']', 6000), pg_temp.payment('pay-12')))::json);
+-- Whoever processes it may have less room for what is nested than whoever stored it.
+set local max_stack_depth = '400kB';
+select is(pg_temp.drain(), '1 created, 0 duplicates, 0 conflicts, 0 rejected, 0 dead', 'a failed assertion holds up nobody');
+set local tap.now = '2025-06-01 11:00:00+00';
+select results_eq('select taken, retried from farebox.process_ticket_queue()', 'values (1, 1)', 'its second attempt');
+set local tap.now = '2025-06-01 12:00:00+00';
+select results_eq('select taken, dead from farebox.process_ticket_queue()', 'values (1, 1)', 'its third');
+reset max_stack_depth;
+select results_eq($$select reason, request ->> 'monime_otp' from farebox.unapplied_payments where monime_transaction_id = 'pay-11'$$,
+  $$values ('error_P0004' collate "C", 'ASSERT')$$, 'and it is kept, nested or not');
+
+create function pg_temp.wait() returns trigger language plpgsql as $$ begin raise lock_not_available; end $$;
+create trigger wait before insert on farebox.tickets for each row when (new.monime_otp = 'LOCKED') execute function pg_temp.wait();
+select count(*) from farebox.enqueue_tickets(json_build_array(pg_temp.payment('pay-13', 1, '{"monime_otp": "LOCKED"}'), pg_temp.payment('pay-14')));
+select throws_ok('select farebox.process_ticket_queue()', '55P03', null, 'what cannot be locked at once is told to the caller');
+set local lock_timeout = '1min';
+select is(pg_temp.drain(), '1 created, 0 duplicates, 0 conflicts, 0 rejected, 0 dead', 'but where callers wait for locks, and not for ever, one that waits holds up nobody');
+select results_eq('select attempts::int, reason from farebox.ticket_queue', $$values (0, 'error_55P03' collate "C")$$, 'and is not blamed');
+set local tap.now = '2025-06-01 13:00:00+00';
+drop trigger wait on farebox.tickets;
+select is(pg_temp.drain(), '1 created, 0 duplicates, 0 conflicts, 0 rejected, 0 dead', 'it goes through later');
 
 -- Misuse -------------------------------------------------------------------------------------------------------
 

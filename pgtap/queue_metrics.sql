@@ -59,7 +59,7 @@ select results_eq('select size, ready, delayed, paused, by_attempts::jsonb from 
 set local tap.now = '2025-06-01 08:00:11+00';
 select results_eq('select ready, delayed from farebox.queue_metrics()', 'values (4::bigint, 0::bigint)', 'whose backoff is over is ready');
 select count(*) from farebox.enqueue_tickets('[1, 2, 1]');
-select is((select created from farebox.process_queued_request(farebox.begin_queued_request())), 1, 'it is processed');
+select is((select created from farebox.process_queued_request(farebox.begin_queued_request(true))), 1, 'it is processed');
 select is(pg_temp.drain(), '3 created, 0 duplicates, 0 conflicts, 3 rejected, 0 dead', 'the others too');
 select is((select dead from farebox.queue_metrics()), 2::bigint, 'what came to no ticket and is kept nowhere else');
 insert into farebox.unapplied_payments (monime_transaction_id, request, reason)

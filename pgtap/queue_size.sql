@@ -52,7 +52,7 @@ select is(farebox.pause_company_queue('c0000000-0000-7000-8000-000000000001') + 
   'those in backoff and those paused count too');
 select farebox.resume_company_queue('c0000000-0000-7000-8000-000000000001');
 set local tap.now = '2025-06-01 09:00:00+00';
-select is((select created from farebox.process_queued_request(farebox.begin_queued_request())), 1, 'it is processed');
+select is((select created from farebox.process_queued_request(farebox.begin_queued_request(true))), 1, 'it is processed');
 select is(pg_temp.drain(), '2 created, 0 duplicates, 0 conflicts, 0 rejected, 0 dead', 'the others too');
 select is(farebox.queue_size(), 0::bigint, 'settled ones do not count');
 

@@ -1,11 +1,12 @@
--- Purpose: takes the requests that are next: those whose backoff is over, for up to half of them, then the first in line.
--- Parameters: p_limit; p_with_care, also those whose last attempt began and never ended.
+-- Purpose: takes the requests that are next: those whose backoff is over, then the first in line.
+-- Parameters: p_limit; p_most_due, how many of those in backoff at most (if nobody is in line, one more than none);
+--   p_with_care, also those whose last attempt began and never ended.
 -- Returns: their ids, null when there is nothing to do (then the next producer rings), where their rows are, if that is known, and the
 --   requests as a JSON array; those that must be tried in small company never come with others.
 -- Locks and writes: ticket_queue, ticket_queue_pauses (shared), never waiting. Paused companies' requests leave the line.
 set role farebox_owner;
 
-create function farebox._claim_requests(p_limit int, p_with_care boolean, out ids bigint[], out places tid[], out batch json)
+create function farebox._claim_requests(p_limit int, p_most_due int, p_with_care boolean, out ids bigint[], out places tid[], out batch json)
 language plpgsql volatile security invoker
 -- Where statistics say that the table is empty, all indexes look alike: only that of the line gives the order without a sort.
 set enable_sort = off
@@ -20,6 +21,7 @@ declare
   v_now timestamptz := farebox._now();
   v_clock bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;  -- the real one: this is housekeeping, no rule
   v_may_sweep boolean := true;
+  v_most_due int := p_most_due;
   v_lowest bigint;
   v_first bigint;
   v_due bigint[];
@@ -27,24 +29,26 @@ declare
   v_is_plain boolean;
   v_together int;
 begin
-  v_due := array(
-    select q.id
-    from farebox.ticket_queue as q
-    where q.ready_at <= v_now and (p_with_care or q.reason is distinct from 'unfinished')
-    order by q.ready_at
-    limit (p_limit + 1) / 2
-    for update skip locked);
-
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
+    -- No backoff is as long as an hour: a clock that was far ahead has been set back.
+    v_due := array(
+      select q.id
+      from farebox.ticket_queue as q
+      where (q.ready_at <= v_now or q.ready_at > v_now + interval '1 hour')
+        and (p_with_care or q.reason is distinct from 'unfinished')
+      order by q.ready_at
+      limit v_most_due
+      for update skip locked);
+
     -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
     -- would wade through them all. So it begins at the floor, which follows what was claimed (see _raise_queue_floor). What is
-    -- below it all the same is looked for as often as that takes a hundredth of the time at most.
+    -- below it all the same is looked for as often as that takes a hundredth of the time at most, but once a minute.
     if v_may_sweep and (v_clock >= v_sweep or v_sweep > v_clock + 60000) then
       v_may_sweep := false;
       v_lowest := (select q.rank from farebox.ticket_queue as q where q.rank is not null order by q.rank limit 1);
       v_sweep := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
-      v_sweep := v_sweep + greatest(20, 100 * (v_sweep - v_clock));
+      v_sweep := v_sweep + least(60000, greatest(20, 100 * (v_sweep - v_clock)));
       -- An idle worker whose look costs nothing writes nothing.
       if v_lowest is not null or v_sweep > v_clock + 100 then
         perform setval('farebox.ticket_queue_sweep', v_sweep);
@@ -70,7 +74,9 @@ begin
     ids := v_due || v_line;
 
     if ids = '{}' then
-      if not v_sleeps then
+      if v_most_due = 0 then
+        v_most_due := 1;
+      elsif not v_sleeps then
         -- From now on producers ring. Whoever looked at the bell before has committed by the second look, or nearly so.
         perform setval('farebox.ticket_queue_bell', 1);
         v_sleeps := true;
@@ -122,6 +128,6 @@ begin
 end
 $$;
 
-comment on function farebox._claim_requests(int, boolean) is 'Internal: takes the queued requests that are next';
+comment on function farebox._claim_requests(int, int, boolean) is 'Internal: takes the queued requests that are next';
 
 reset role;

@@ -24,7 +24,12 @@ begin
     v_outcome.ordinal := 1;
     v_outcome.outcome := 'rejected';
     v_outcome.reason := p_reason;
-    perform farebox._keep_unapplied_payments(json_build_array(p_request.request), array[v_request], array[v_outcome], p_now);
+    begin
+      perform farebox._keep_unapplied_payments(json_build_array(p_request.request), array[v_request], array[v_outcome], p_now);
+    exception when statement_too_complex then  -- as in create_tickets
+      perform farebox._keep_unapplied_payments(
+        farebox._shallow_json(json_build_array(p_request.request)), array[v_request], array[v_outcome], p_now);
+    end;
   end if;
   delete from farebox.ticket_queue as q where q.id = p_request.id;
 end

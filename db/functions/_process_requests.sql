@@ -1,7 +1,7 @@
 -- Purpose: makes tickets of claimed requests and settles them, or puts them back.
 -- Parameters: p_ids, locked; p_places, where their rows are, or null; p_batch, their requests; p_begun, whether the present attempt is
---   counted already.  Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58). Of a
---   counted attempt it raises nothing, or the count would stand: it takes it back, unless the request may be to blame after all.
+--   counted already.  Returns: the counts of process_ticket_queue.  Raises: what is not the requests' fault (classes 08, 25, 40, 42, 53, 55, 57, 58;
+--   not time-outs). Of a counted attempt it raises nothing, or the count would stand: it takes it back, unless the request may be to blame after all.
 -- Locks and writes: as create_tickets, which is called once, so that the one order of locks holds; ticket_queue_dead, ticket_queue.
 set role farebox_owner;
 
@@ -17,7 +17,9 @@ declare
   v_request farebox.ticket_queue;
   v_attempts int;  -- of a single request, with the present one
   v_sqlstate text;
+  v_is_timeout boolean;
   v_is_blameless boolean;
+  v_began timestamptz := clock_timestamp();
   v_now timestamptz;
 begin
   taken := cardinality(p_ids);
@@ -54,9 +56,18 @@ begin
         o.outcome = 'conflict' or o.reason in ('transaction_id_invalid', 'transaction_id_unavailable') as is_homeless
       from farebox.create_tickets(p_batch) as o
     ) as o;
-  exception when others then
+  exception when others or query_canceled or assert_failure then
     get stacked diagnostics v_sqlstate = returned_sqlstate;
-    if not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58') then
+    -- Where the caller does not wait for ever, one request may be why it waits: raised, the same batch would come to the same end again
+    -- and again. What somebody has canceled is canceled.
+    v_is_timeout := case v_sqlstate
+      when '55P03' then current_setting('lock_timeout') <> '0'
+      when '57014' then current_setting('statement_timeout') <> '0'
+        and clock_timestamp() - v_began > current_setting('statement_timeout')::interval / 2
+      else false end;
+    if not v_is_timeout
+      and (v_sqlstate = '57014' or not p_begun and left(v_sqlstate, 2) in ('08', '25', '40', '42', '53', '55', '57', '58'))
+    then
       raise;
     end if;
     v_is_blameless := farebox._is_blameless(v_sqlstate);

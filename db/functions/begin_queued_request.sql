@@ -19,15 +19,21 @@ declare
   v_claim record;
 begin
   if p_unfinished_only and not exists (
-    select from farebox.ticket_queue as q where q.ready_at <= farebox._now() and q.reason = 'unfinished')
+    select from farebox.ticket_queue as q
+    where (q.ready_at <= farebox._now() or q.ready_at > farebox._now() + interval '1 hour') and q.reason = 'unfinished')
   then
     return null;
   end if;
   perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 1);
-  if exists (select from farebox.ticket_queue as q where q.ready_at > farebox._now() and q.reason = 'unfinished') then
+  -- What would rest for longer than a minute is not under way: the clock was set back, and nobody else must wait for that.
+  if exists (
+    select from farebox.ticket_queue as q
+    where q.ready_at > farebox._now() and q.ready_at < farebox._now() + interval '1 minute' and q.reason = 'unfinished')
+  then
     return null;
   end if;
-  v_claim := farebox._claim_requests(1, true);
+  -- By turns, as in process_ticket_queue: those that are put back and blamed for nothing come again for ever.
+  v_claim := farebox._claim_requests(1, case when p_unfinished_only then 1 else (random() < 0.5)::int end, true);
   if exists (select from farebox.ticket_queue as q where q.id = v_claim.ids[1] and q.reason = 'unfinished') then
     perform farebox._count_retries(1, 0);
   end if;

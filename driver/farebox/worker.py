@@ -50,6 +50,10 @@ _OUTCOMES: Final = {
 _GATHER_SECONDS: Final = 0.005
 # A producer that saw the bell silent, just before a worker lay down, has committed by then.
 _SECOND_LOOK_SECONDS: Final = 0.02
+# In all a little longer than the longest backoff.
+_MOST_LOOKS: Final = 75
+# So many batches' worth of attempts in a row of which nothing came are enough for one run of `drain`.
+_MOST_PUT_BACK: Final = 10
 
 
 class Worker:
@@ -152,7 +156,8 @@ class Worker:
                 continue
             if session.careful and counts.retried:
                 failures += 1  # What put this one back, a full disk say, may do so with the next.
-                await self._pause(self._patience.delay(failures))
+                # But others must not wait for it longer than for any other look.
+                await self._pause(min(self._patience.delay(failures), self._flush))
                 continue
             failures = 0
             if counts.taken >= self._batch_size or (session.careful and session.found):
@@ -170,11 +175,24 @@ class Worker:
 
     async def _drain(self, session: Session, most: int | None) -> None:
         left = most
+        looks = put_back = 0
         while not self._stopping.is_set() and (left is None or left > 0):
-            taken = (await self._step(session)).taken
-            if not session.found:
+            counts = await self._step(session)
+            left = None if left is None else left - counts.taken
+            if session.found:
+                looks = 0
+                put_back = put_back + 1 if counts.retried == counts.taken else 0
+            elif session.careful and looks < _MOST_LOOKS and await session.is_anything_ready():
+                # Somebody's attempt is under way, or was when he died: so long nobody else begins one.
+                looks += 1
+                await self._pause(_SECOND_LOOK_SECONDS)
+            else:
                 return
-            left = None if left is None else left - taken
+            if put_back > _MOST_PUT_BACK * self._batch_size:
+                if not session.careful:
+                    return
+                # Whole batches are not put back for what is nobody's fault: they tell what it is.
+                session.careful = put_back = 0
 
     async def _step(self, session: Session) -> BatchCounts:
         careful = session.careful > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 COUNTS: Final = ("taken", "created", "duplicates", "conflicts", "rejected", "retried", "dead")
+
+log: Final = logging.getLogger("farebox.worker")
 
 _FILE_EVERY_SECONDS: Final = 1.0
 
@@ -56,14 +59,17 @@ class HealthFile:
         self._written_at = 0.0
 
     def update(self, health: Health) -> None:
-        """Write or remove the file."""
-        if not health.alive:
-            self._path.unlink(missing_ok=True)
-        elif time.monotonic() - self._written_at >= _FILE_EVERY_SECONDS:
-            self._written_at = time.monotonic()
-            draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            draft.write_text(health.as_json() + "\n")
-            draft.replace(self._path)
+        """Write or remove the file. A disk that is full, say, is logged, and stops no worker."""
+        try:
+            if not health.alive:
+                self._path.unlink(missing_ok=True)
+            elif time.monotonic() - self._written_at >= _FILE_EVERY_SECONDS:
+                self._written_at = time.monotonic()
+                draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+                draft.write_text(health.as_json() + "\n")
+                draft.replace(self._path)
+        except OSError as error:
+            log.warning("the health file cannot be written: %s", error)
 
 
 async def serve_health(health: Health, port: int) -> asyncio.Server:

@@ -17,6 +17,7 @@ from farebox.queue_calls import (
     BLAMELESS_ERRORS,
     PROCESS_QUEUED_REQUEST,
     PROCESS_TICKET_QUEUE,
+    QUEUE_METRICS,
 )
 from farebox.queue_models import BatchCounts
 
@@ -26,6 +27,7 @@ APPLICATION_NAME: Final = "farebox worker"
 """By this name `farebox metrics` and `farebox doctor` count the workers."""
 MOST_CARE: Final = 10_000
 CARE_EVERY: Final = 50
+MOST_BLAMELESS: Final = 3
 NOTHING: Final = BatchCounts(taken=0, created=0, duplicates=0, conflicts=0, rejected=0, retried=0, dead=0)
 
 
@@ -38,7 +40,9 @@ class Session:
     one's attempt is counted and committed before it is made. Only what kills its session alone is ever
     blamed, and after three times it is given up. One request at a time is processed like this in the
     whole database; meanwhile other careful sessions find nothing. A session that fails again before it
-    has come through is careful for twice as many: others may have pushed in front.
+    has come through is careful for twice as many: others may have pushed in front. What is nobody's
+    fault makes it careful when it has happened three times: it may be one request's after all, such as
+    one that makes somebody's trigger fail, and put back alone it is in nobody's way.
     """
 
     def __init__(self, target: Target, batch_size: int, on_event: Hook = lambda _: None) -> None:
@@ -48,6 +52,7 @@ class Session:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._next_care = batch_size
         self._settled = 0  # since the last failure
+        self._blameless_failures = 0  # since it was careful for them
         self._batches = 0
         self._blameless: tuple[str, ...] = ()  # what the database says when we connect
         self.careful = batch_size
@@ -68,7 +73,9 @@ class Session:
         try:
             counts = await (self._careful_step() if self.careful else self._normal_step())
         except FareboxError as error:
-            if not (error.sqlstate or "").startswith(self._blameless):
+            if (error.sqlstate or "").startswith(self._blameless):
+                self._failed_blamelessly()
+            else:
                 self._failed()
             raise
         self._settled += counts.taken
@@ -104,10 +111,21 @@ class Session:
             self.careful = max(0, self.careful - 1)
         return counts  # of nothing, when somebody else was faster
 
+    async def is_anything_ready(self) -> bool:
+        """Whether a request waits that is neither in backoff nor paused, be somebody at work on it or not."""
+        [metrics] = await self._call(QUEUE_METRICS)
+        return metrics.ready > 0
+
     def _failed(self) -> None:
         self.careful = self._next_care
         self._next_care = min(2 * self._next_care, MOST_CARE)
         self._settled = 0
+
+    def _failed_blamelessly(self) -> None:
+        self._blameless_failures += 1
+        if self._blameless_failures == MOST_BLAMELESS:
+            self._blameless_failures = 0
+            self.careful = max(self.careful, self._batch_size)
 
     async def _call(self, call: Call[R], *arguments: object) -> list[R]:
         connection = self._connection

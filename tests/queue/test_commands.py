@@ -81,7 +81,7 @@ def test_dead_requests_are_listed_retried_and_dropped(db: Database) -> None:
     dropped = farebox("queue", "drop", keys[1], "--yes", "--json", dsn=db.dsn)
     assert dropped.document["request"]["amount"] in (1, 2, 3)
     number = keys[2].removeprefix("queue:")
-    assert farebox("queue", "drop", number, "--yes", dsn=db.dsn).code == 0
+    assert farebox("queue", "drop", number, keys[2], "--yes", dsn=db.dsn).code == 0  # one, named twice
     assert farebox("queue", "drop", number, "--yes", dsn=db.dsn).code == 1
     assert farebox("queue", "retry", keys[1], dsn=db.dsn).code == 1
     _process(db)

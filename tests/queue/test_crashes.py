@@ -16,11 +16,13 @@ from psycopg.types.json import Json
 from tests.cli.commands import PROGRAM
 from tests.core.support import Call, scalar
 from tests.queue.support import (
+    Counts,
     Shop,
     assert_all_done,
     enqueue,
     missing,
     poison,
+    process,
     process_all,
 )
 from tests.support.database import Database
@@ -253,6 +255,39 @@ def test_a_session_that_dies_in_a_batch_leaves_all_of_it(db: Database) -> None:
     with db.connect(autocommit=True) as conn:
         assert process_all(conn).created == 10
     assert_all_done(db, payments)
+
+
+@pytest.mark.parametrize("server", ["pg18"], indirect=True)
+def test_a_request_that_takes_longer_than_the_caller_allows_holds_up_nobody(db: Database) -> None:
+    """Also without the worker, which would be careful. Once a bug: the same batch ended like this for ever.
+
+    What somebody cancels is cancelled all the same.
+    """
+    shop = Shop(db)
+    payments = shop.payments(1)
+    slow = shop.payments(1, monime_otp="SLOW")
+    poison(db, "SLOW", "perform pg_sleep(600)")
+    with db.connect(autocommit=True) as conn:
+        conn.execute("set statement_timeout = '300ms'")
+        enqueue(conn, slow + payments)
+        assert process(conn) == Counts(taken=2, retried=2)
+        tried: LiteralString = "select attempts, reason from farebox.ticket_queue where attempts > 0"
+        while missing(db, payments) or not db.execute(tried):
+            process(conn)
+        blamed = db.execute(tried)
+        conn.execute("set statement_timeout = '60s'")
+        call = Call(lambda: _until_taken(conn))
+        db.wait_until("select exists (select from pg_stat_activity where wait_event = 'PgSleep')")
+        db.execute("select pg_cancel_backend(%s)", [conn.info.backend_pid])
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            call.result()
+    assert db.execute(tried) == blamed
+    assert blamed[0][1] == "error_57014"
+
+
+def _until_taken(conn: psycopg.Connection[Any]) -> None:
+    while not process(conn).taken:
+        pass
 
 
 def _as_json(payment: dict[str, Any]) -> Json:

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from tests.core.support import scalar
+from tests.core.support import Call, scalar
 from tests.queue.support import (
     Shop,
     assert_all_done,
@@ -136,3 +136,18 @@ def test_a_claim_does_not_wade_through_the_dead_while_an_old_snapshot_is_held(db
                 read.append(_entries_read(db, 100))
     # Of 3,000 deleted ones: those of the last few claims, not all that went before.
     assert max(read[10:]) <= 1_000
+
+
+def test_a_look_below_the_floor_that_took_long_is_not_repeated_at_once(db: Database) -> None:
+    """Here it waits for a lock. Once a bug: after 0.6 s, or a million dead rows, every claim looked."""
+    with db.connect() as holder, db.connect(autocommit=True) as conn:
+        holder.execute("lock table farebox.ticket_queue")
+        looking = Call(lambda: process(conn))
+        db.wait_until_blocked(conn)
+        holder.execute("select pg_sleep(0.7)")
+        holder.rollback()
+        assert looking.result().taken == 0
+        waits = scalar(conn, "select last_value from farebox.ticket_queue_sweep") - scalar(
+            conn, "select (extract(epoch from clock_timestamp()) * 1000)::bigint"
+        )
+    assert 30_000 < waits <= 60_000

@@ -17,7 +17,8 @@ import pytest
 
 from farebox._cluster import free_port
 from farebox._dsn import Target
-from farebox.errors import FareboxError
+from farebox._queue import Patience
+from farebox.errors import FareboxError, PermissionDeniedError
 from farebox.queue_models import BatchCounts
 from farebox.worker import Worker
 from farebox.worker_health import Health, HealthFile, serve_health
@@ -332,6 +333,66 @@ async def test_only_what_may_be_a_requests_fault_makes_requests_suspect(
     await session.close()
 
 
+async def test_what_is_nobodys_fault_but_one_requests_holds_up_nobody_else(db: Database) -> None:
+    """Such as a trigger with a bug. Once a bug: the batch with it in front was tried again for ever."""
+    shop = Shop(db)
+    payments = shop.payments(5)
+    poison(db, "BROKEN", "raise undefined_column")
+    _store(db, shop.payments(1, monime_otp="BROKEN") + payments)
+    session = Session(Target(db.dsn), 10, lambda _: None)
+    session.careful = 0
+    for _ in range(50):
+        with suppress(FareboxError):
+            await session.step()
+    await session.close()
+    assert missing(db, payments) == set()
+    assert db.value("select attempts from farebox.ticket_queue") == 0
+
+
+async def test_others_wait_for_what_is_put_back_no_longer_than_for_any_look(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is careful rests after it, for up to ten seconds when it comes again. Once a bug."""
+
+    def long(_patience: Patience, _failures: int) -> float:
+        return 600.0
+
+    monkeypatch.setattr(Patience, "delay", long)
+    shop = Shop(db)
+    payments = shop.payments(3)
+    poison(db, "BROKEN", "raise undefined_column")
+    _store(db, shop.payments(1, monime_otp="BROKEN"))
+    worker = Worker(db.dsn, concurrency=1, flush=0.05)
+    task = asyncio.create_task(worker.run())
+    put_back = "select exists (select from farebox.ticket_queue where reason = 'error_42703')"
+    await asyncio.to_thread(db.wait_until, put_back)
+    _store(db, payments)
+    await asyncio.to_thread(db.wait_until, "select count(*) = 3 from farebox.tickets")
+    worker.stop()
+    await task
+
+
+async def test_draining_waits_for_an_attempt_whose_worker_has_died(db: Database) -> None:
+    """Once a bug: it ended at once, whatever else was ready, for nobody else may begin one meanwhile."""
+    shop = Shop(db)
+    payments = shop.payments(5)
+    _store(db, payments)
+    assert db.value("select farebox.begin_queued_request()") is not None
+    await Worker(db.dsn).drain()
+    assert_all_done(db, payments)
+
+
+async def test_draining_ends_with_the_error_that_comes_again_and_again(db: Database) -> None:
+    """Once a bug: each request was put back, for nothing was its fault, and taken again, for ever."""
+    shop = Shop(db)
+    poison(db, "BROKEN", "raise insufficient_privilege")
+    _store(db, shop.payments(60, monime_otp="BROKEN"))
+    async with asyncio.timeout(60):
+        with pytest.raises(PermissionDeniedError):
+            await Worker(db.dsn, batch_size=2).drain()
+    assert db.value("select farebox.queue_size()") == 60
+
+
 async def test_a_server_that_is_away_makes_no_request_suspect() -> None:
     """Else a worker would come back from a long outage and take ten thousand requests one by one."""
     nowhere = Target(f"postgresql://nobody@127.0.0.1:{free_port()}/none")
@@ -381,3 +442,11 @@ async def test_a_worker_whose_database_is_silent_is_not_well(tmp_path: Path) -> 
     async with await serve_health(health, port):
         status, report = await asyncio.to_thread(_ask, port)
     assert (status, report["alive"]) == (503, False)
+
+
+def test_a_health_file_that_cannot_be_written_stops_no_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk, say. Once a bug."""
+    HealthFile(tmp_path / "none" / "health").update(Health(patience=30.0, state="running"))
+    assert "health file" in caplog.text

@@ -254,7 +254,7 @@ def drop(session: Session, keys: tuple[str, ...], yes: bool) -> None:
         Column("company_id", heading="company"),
     )
     session.out.rows((each.model_dump() for each in dropped), columns)
-    if len(dropped) < len(set(keys)):
+    if len(dropped) < len(set(_as_keys(keys))):
         raise click.exceptions.Exit(Exit.FOUND)
 
 
