@@ -58,17 +58,32 @@ $$
 """
 
 
-class Sharded:
-    """A router and three shards, all databases of one server; `blank`: migrated by `init`, not cloned."""
+def clone(server: Server, database: str, template: str) -> None:
+    """A copy of a database in which nobody is."""
+    with server.connect() as conn:
+        conn.execute(
+            sql.SQL("create database {} template {} strategy file_copy").format(
+                sql.Identifier(database), sql.Identifier(template)
+            )
+        )
 
-    def __init__(self, server: Server, *, registry: bool = True, blank: bool = False) -> None:
+
+class Sharded:
+    """A router and three shards, all databases of one server, clones of the tests' template or of another."""
+
+    def __init__(self, server: Server, *, registry: bool = True, template: str | None = None) -> None:
         self.server = server
         self.suffix = secrets.token_hex(4)
         self.names = {name: f"shard_{name}_{self.suffix}" for name in SHARDS}
         self.router_name = f"router_{self.suffix}"
-        server.create_database(self.router_name, tap=None if blank else False)
-        for name, database in self.names.items():
-            self.server_of(name).create_database(database, tap=None if blank else False)
+        for on, database in (
+            (server, self.router_name),
+            *((self.server_of(name), database) for name, database in self.names.items()),
+        ):
+            if template is None:
+                on.create_database(database)
+            else:
+                clone(on, database, template)
         self.dsn = server.dsn(self.router_name)
         self._conns: dict[str, psycopg.Connection[Row]] = {}
         self.layout: Layout = init(

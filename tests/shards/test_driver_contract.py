@@ -1,15 +1,16 @@
 # pyright: reportUnusedImport=false
-# ruff: noqa: F401, F811 - fixtures of the tests that run here
+# ruff: noqa: F401 - fixtures of the tests that run here
 """The driver's own suite, run against a router as it stands: all but what is named here, with a reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import unwrap
 from types import ModuleType
 
 import pytest
 
-from farebox import Farebox
+from farebox import AsyncFarebox, Farebox
 from tests.driver import (
     test_calls,
     test_catalog_cache,
@@ -21,7 +22,8 @@ from tests.driver import (
     test_processes,
     test_sharing,
 )
-from tests.driver.conftest import Call, Shop, connect
+from tests.driver.conftest import Call, Shop
+from tests.driver.conftest import connect as either
 from tests.driver.test_catalog_cache import asked
 from tests.driver.test_faults import proxy
 from tests.driver.test_guide import example
@@ -141,6 +143,12 @@ def test_the_servers_log_names_nobody(farm: Farm, sharded_server: Sharded, conne
         test_privacy.assert_the_servers_log_names_nobody(RoutedShop.opened(db), connect)
         db.disconnect()
         sharded.close()
+
+
+@pytest.fixture(params=[AsyncFarebox], ids=["async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Call]:
+    """One of the two clients: what they do alike to a database they do alike to a router."""
+    yield from unwrap(either)(request)
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -64,14 +64,24 @@ def other_server(farm: Farm) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def loseable(
-    request: pytest.FixtureRequest, other_server: Server, sharded_server: Sharded
-) -> Iterator[Loseable]:
+def made(other_server: Server, sharded_server: Sharded) -> Iterator[Callable[[bool], Loseable]]:
+    """With the registry and without it, each once it is needed."""
+
+    @functools.cache
+    def make(registry: bool) -> Loseable:
+        sharded = Loseable(sharded_server.server, other_server, registry=registry)
+        RoutedDatabase(sharded).show_tables()
+        stack.callback(sharded.drop)
+        return sharded
+
+    with ExitStack() as stack:
+        yield make
+
+
+@pytest.fixture
+def loseable(request: pytest.FixtureRequest, made: Callable[[bool], Loseable]) -> Loseable:
     """With the registry, unless a test says otherwise."""
-    sharded = Loseable(sharded_server.server, other_server, registry=getattr(request, "param", True))
-    RoutedDatabase(sharded).show_tables()
-    yield sharded
-    sharded.drop()
+    return made(getattr(request, "param", True))
 
 
 _WITH_AND_WITHOUT_REGISTRY = pytest.mark.parametrize(
@@ -118,12 +128,9 @@ def test_others_rows_stand_and_the_lost_ones_come_when_it_is_back(
     assert [state.answers for state in status(loseable.dsn)[1]] == [True, False, True]
     ticket: LiteralString = "select id from farebox.get_ticket(%s)"
     assert [conn.execute(ticket, [o.ticket_id]).fetchone() for o in sold] == [(o.ticket_id,) for o in sold]
-    for query, key in (
-        ("select * from farebox.company_summary(%s)", companies.ids["two"]),
-        (ticket, companies.ids["two"]),
-    ):
+    for query in (ticket, "select * from farebox.company_summary(%s)"):
         with pytest.raises(psycopg.OperationalError, match="a shard is not available") as raised:
-            conn.execute(query, [key])
+            conn.execute(query.encode(), [companies.ids["two"]])
         assert raised.value.sqlstate == "57P03"
     [[up]] = conn.execute(
         "select sum(value) from farebox.metrics_server() where metric = 'farebox_shard_up'"

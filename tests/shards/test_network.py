@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from farebox import AsyncFarebox, DeadlineExceededError
+from farebox import AsyncFarebox, DeadlineExceededError, migrate
 from farebox._files import db_dir, migrations_dir
 from farebox.errors import MigrationError
 from farebox.shards import ShardDsn, check, init, make_reader, migrate_all
@@ -22,7 +22,7 @@ from farebox.shards._setup import router_password
 from tests.cli.commands import farebox
 from tests.core.support import Call, Connection, create, said, violations
 from tests.driver.pooler import pooled
-from tests.shards.support import SHARDS, RoutedDatabase, Sharded
+from tests.shards.support import SHARDS, RoutedDatabase, Sharded, clone
 from tests.shards.test_registry import Companies
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Farm, Server
@@ -31,9 +31,9 @@ from tests.support.servers import Farm, Server
 class Parted(Sharded):
     """Everybody reaches shard `two` through a proxy."""
 
-    def __init__(self, server: Server, proxy: Proxy, *, blank: bool = False) -> None:
+    def __init__(self, server: Server, proxy: Proxy, *, template: str | None = None) -> None:
         self.proxy = proxy
-        super().__init__(server, blank=blank)
+        super().__init__(server, template=template)
 
     def shard_dsn(self, name: str) -> str:
         dsn = super().shard_dsn(name)
@@ -64,12 +64,17 @@ def parted(parted_server: Parted) -> Iterator[Parted]:
 
 @pytest.fixture
 def migrated(sharded_server: Sharded) -> Iterator[Parted]:
-    """The same, of databases that were empty: migrations are noted in them."""
+    """The same, of databases in which migrations are noted."""
     server = sharded_server.server
+    template = f"migrated_{sharded_server.suffix}"
+    server.create_database(template, tap=None)
+    migrate.apply(server.dsn(template))
     with proxy_to(server.dsn("postgres")) as proxy:
-        sharded = Parted(server, proxy, blank=True)
+        sharded = Parted(server, proxy, template=template)
+        clone(server, f"reads_{sharded.suffix}", template)
         yield sharded
         sharded.drop()
+    server.drop_database(template)
 
 
 @pytest.fixture
@@ -183,7 +188,6 @@ def test_a_migration_that_cannot_reach_a_shard_goes_on_there(
     """Old and new work together meanwhile; each database gets its own functions again on top of the new."""
     companies = Companies(RoutedDatabase(migrated))
     reads = f"reads_{migrated.suffix}"
-    migrated.server.create_database(reads, tap=None)
     reader = migrated.server.dsn(reads)
     make_reader(migrated.dsn, reader, [ShardDsn(name, migrated.shard_dsn(name)) for name in SHARDS])
     release = tmp_path / "migrations"

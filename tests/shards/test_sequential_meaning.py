@@ -11,7 +11,7 @@ from tests.core.support import stop_the_clock
 from tests.core.test_sequential_meaning import Batches, World, run_batches
 from tests.shards.support import RoutedDatabase
 
-_ELEMENTS_AT_LEAST = 300
+_ELEMENTS_AT_LEAST = 150
 
 
 def test_batches_mean_their_elements_one_after_the_other(db: RoutedDatabase) -> None:
@@ -33,4 +33,4 @@ def test_batches_mean_their_elements_one_after_the_other(db: RoutedDatabase) -> 
             set_clock,
             lambda company, payment: db.sharded.shard_of(payment if company is None else company),
         )
-        run_batches(_ELEMENTS_AT_LEAST, examples=5, shrink=False)
+        run_batches(_ELEMENTS_AT_LEAST, examples=2, shrink=False)

@@ -1,20 +1,23 @@
 # pyright: reportUnusedImport=false
-# ruff: noqa: F401, F811 - a fixture
+
 """Reads from real streaming standbys of shards: `farebox shards reader`, the driver's `read_dsn`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from inspect import unwrap
 
 import psycopg
 import pytest
 
+from farebox import Farebox
 from farebox.events import BatchEvent, Event
 from farebox.shards import Problem, check, move
 from farebox.shards._layout import place_of
 from tests.cli.commands import farebox
-from tests.driver.conftest import Call, Client, connect
+from tests.driver.conftest import Call, Client
+from tests.driver.conftest import connect as either
 from tests.driver.replica import Replica, replica_of
 from tests.shards.support import SHARDS, RoutedDatabase, Sharded
 from tests.shards.test_registry import Companies
@@ -73,6 +76,12 @@ def installation(farm: Farm, sharded_server: Sharded) -> Iterator[Standby]:
         yield standby
         standby.companies.db.disconnect()
         sharded.close()
+
+
+@pytest.fixture(params=[Farebox], ids=["sync"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Call]:
+    """One of the two clients: they read by the same code."""
+    yield from unwrap(either)(request)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from farebox import migrate
 from farebox._cluster import SUPERUSER, Cluster, free_port
 from farebox._installation import system_installation
 from farebox.errors import ServerError
@@ -49,26 +51,47 @@ def sharded_demo() -> Generator[ShardedDemo]:
     servers: dict[str, Cluster] = {}
     dsns: dict[str, str] = {}
     try:
-        for name in (ROUTER, *NAMES):
-            cluster = Cluster(folder / name, installation)
-            cluster.create(password, "--no-sync")
-            port = free_port()
-            cluster.configure(
-                {
-                    "port": port,
-                    "listen_addresses": "127.0.0.1",
-                    "unix_socket_directories": cluster.socket_folder,
-                    "shared_buffers": "64MB",
-                }
-            )
-            servers[name] = cluster
-            cluster.start(seconds=60)
-            dsns[name] = f"postgresql://{SUPERUSER}:{quote(password, safe='')}@127.0.0.1:{port}/farebox"
-            with psycopg.connect(dsns[name].replace("/farebox", "/postgres"), autocommit=True) as conn:
-                conn.execute("create database farebox template template0 encoding 'UTF8'")
+        # One is made and migrated, the others begin as copies of it: a third of the time.
+        first = servers[ROUTER] = Cluster(folder / ROUTER, installation)
+        first.create(password, "--no-sync")
+        dsn = _start(first, password)
+        with psycopg.connect(dsn.replace("/farebox", "/postgres"), autocommit=True) as conn:
+            conn.execute("create database farebox template template0 encoding 'UTF8'")
+        migrate.apply(dsn)
+        first.stop("fast", seconds=60)
+        for name in NAMES:
+            servers[name] = _copy(first, folder / name)
+        for name, cluster in servers.items():
+            dsns[name] = _start(cluster, password)
         init(dsns[ROUTER], [ShardDsn(name, dsns[name]) for name in NAMES])
         yield ShardedDemo(servers, dsns[ROUTER])
     finally:
         for cluster in servers.values():
             cluster.stop("immediate", seconds=60)
         shutil.rmtree(folder)
+
+
+def _start(cluster: Cluster, password: str) -> str:
+    """Starts it; the DSN of its database."""
+    port = free_port()
+    cluster.configure(
+        {
+            "port": port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": cluster.socket_folder,
+            "shared_buffers": "64MB",
+            # Killed servers lose nothing by it, only killed machines do, and those the demonstration itself.
+            "fsync": "off",
+        }
+    )
+    cluster.start(seconds=60)
+    return f"postgresql://{SUPERUSER}:{quote(password, safe='')}@127.0.0.1:{port}/farebox"
+
+
+def _copy(cluster: Cluster, folder: Path) -> Cluster:
+    shutil.copytree(cluster.data_dir, folder)
+    account = cluster.installation.account
+    if account is not None:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, account.uid, account.gid)
+    return Cluster(folder, cluster.installation)
