@@ -1,5 +1,5 @@
 # pyright: reportUnusedImport=false
-# ruff: noqa: F401 - a fixture of the tests that run here
+# ruff: noqa: F401, F811 - a fixture of the tests that run here
 """What the core promises of one database, asked of a router as it stands: all but what is named here."""
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ _LEFT_OUT: dict[Any, dict[str, Reason]] = {
         "test_a_cheap_function_does_not_see_others_rows_before_the_policy": OWN_ROWS,
         "test_the_request_of_one_company_is_not_told_to_another": OWN_ROWS,
         "test_planted_objects_are_not_found_when_a_company_reads": OWN_ROWS,
+        "test_no_setting_of_the_caller_changes_what_a_call_means": Reason("for its time one by one, below"),
     },
     test_unapplied: {},
 }
@@ -117,6 +118,15 @@ def conn(db: RoutedDatabase) -> Connection:
 
 def test_no_argument_of_a_workers_function_raises_what_is_not_announced(db: RoutedDatabase) -> None:
     test_fuzz.test_no_argument_of_any_function_raises_what_is_not_announced(db, "farebox_worker")
+
+
+def test_no_setting_of_the_callers_changes_what_a_call_means(db: RoutedDatabase, shops: list[Shop]) -> None:
+    test = test_security_logins.test_no_setting_of_the_caller_changes_what_a_call_means
+    [settings] = [mark.args[1] for mark in getattr(test, "pytestmark")]  # noqa: B009 - unknown to type checkers
+    assert len(settings) > 10
+    for setting in settings:
+        test(db, shops, setting)
+        db.sharded.on_all("truncate farebox.payment_codes cascade")
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])

@@ -71,6 +71,7 @@ _LEFT_OUT: dict[ModuleType, dict[str, Reason]] = {
     ),
     test_pooler: {
         "test_prepared_statements_survive_a_migration_of_what_they_return": INSIDE,
+        "test_prepared_statements_forced_on_a_pooler_without_them_do_no_harm": _BEFORE,
         "test_ten_thousand_callers_through_the_pooler": _BEFORE,
         "test_a_pooler_is_sent_one_statement_at_a_time": _BEFORE,
         "test_clients_with_more_connections_than_the_pool_take_turns": _BEFORE,
@@ -84,6 +85,7 @@ _LEFT_OUT: dict[ModuleType, dict[str, Reason]] = {
     },
     test_sharing: dict.fromkeys(
         (
+            "test_ten_thousand_callers_need_four_connections_and_full_batches",
             "test_neither_does_one_whose_callers_were_cancelled",
             "test_five_times_as_many_callers_than_places_all_get_in_and_the_queue_stays_short",
             "test_threads_share_batches_too",

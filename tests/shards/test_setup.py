@@ -17,7 +17,7 @@ from farebox.shards import ShardDsn, add, check, init, make_reader, migrate_all
 from farebox.shards._layout import connect, hold_map
 from tests.cli.commands import farebox
 from tests.core.support import Call
-from tests.shards.support import SHARDS, RoutedDatabase, Sharded
+from tests.shards.support import SHARDS, RoutedDatabase, Sharded, clone
 from tests.shards.test_registry import Companies
 
 _PUBLIC = """
@@ -147,14 +147,16 @@ def test_router_and_shards_are_migrated_together_or_not_at_all(sharded: Sharded)
 
 
 def test_an_installation_from_blank_databases_is_migrated_and_grows(sharded: Sharded) -> None:
-    """The way of people: empty databases, one shard first, another later, one command for migrations."""
+    """The way of people: an empty database first, another one later, one command for migrations."""
     server, suffix = sharded.server, uuid4().hex[:8]
     names = [f"{kind}_{suffix}" for kind in ("grown_router", "grown_a", "grown_b")]
     login = None
     try:
-        for name in names:
-            server.create_database(name, tap=None)
         router, first, second = map(server.dsn, names)
+        for name in names[1:]:
+            server.create_database(name, tap=None)
+        migrate.apply(second)
+        clone(server, names[0], names[2])
         assert farebox("shards", "init", f"a={first}", "--partitions", "8", dsn=router).code == 0
         layout = add(router, ShardDsn("b", second))
         login = layout.login
