@@ -1079,7 +1079,7 @@ begin
       written := 0;
       missing := array(select t.ticket_id from unnest(p_tickets) as t where t.reason is null);
       return;
-    when others then
+    when others or assert_failure then
       written := 0;
   end;
 
@@ -1098,7 +1098,7 @@ begin
     exception
       when transaction_rollback then
         raise;
-      when others then
+      when others or assert_failure then
         missing := missing || v_ticket.ticket_id;
         raise warning using
           message = format('the transaction record of ticket %s cannot be written: %s', v_ticket.ticket_id, sqlerrm),
@@ -1140,7 +1140,7 @@ begin
   exception
     when transaction_rollback then
       raise;
-    when others then  -- the records cannot even be read now: the tickets stand all the same
+    when others or assert_failure then  -- the records cannot even be read now: the tickets stand all the same
       v_missing := array(select o.ticket_id from unnest(p_outcomes) as o where o.ticket_id is not null);
   end;
 

@@ -32,7 +32,7 @@ begin
       written := 0;
       missing := array(select t.ticket_id from unnest(p_tickets) as t where t.reason is null);
       return;
-    when others then
+    when others or assert_failure then
       written := 0;
   end;
 
@@ -51,7 +51,7 @@ begin
     exception
       when transaction_rollback then
         raise;
-      when others then
+      when others or assert_failure then
         missing := missing || v_ticket.ticket_id;
         raise warning using
           message = format('the transaction record of ticket %s cannot be written: %s', v_ticket.ticket_id, sqlerrm),

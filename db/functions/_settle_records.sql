@@ -24,7 +24,7 @@ begin
   exception
     when transaction_rollback then
       raise;
-    when others then  -- the records cannot even be read now: the tickets stand all the same
+    when others or assert_failure then  -- the records cannot even be read now: the tickets stand all the same
       v_missing := array(select o.ticket_id from unnest(p_outcomes) as o where o.ticket_id is not null);
   end;
 

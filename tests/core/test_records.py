@@ -33,7 +33,7 @@ def _trigger(trigger: LiteralString, body: LiteralString, *, breaks_all: bool = 
 _FAULTS = {
     "trigger": _trigger(
         "trigger broken before insert on farebox.transactions for each row",
-        "if new.amount = 666 then raise exception 'no room'; end if; return new;",
+        "assert new.amount <> 666; return new;",  # which `when others` lets through
     ),
     "left out without a word": _trigger(
         "trigger broken before insert on farebox.transactions for each row",
