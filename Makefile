@@ -31,7 +31,7 @@ lint: .venv/.dev ## linters and type checks
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 check: .venv/.dev ## the tests alone
-	$(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto $(PYTEST_ARGS)
 
 pgtap: .venv/.dev ## only the tests in SQL
 	$(BIN)/pytest tests/test_pgtap.py $(PYTEST_ARGS)
