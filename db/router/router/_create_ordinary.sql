@@ -39,7 +39,7 @@ begin
     end;
   end if;
 
-  v_outcomes := farebox._create_at(v_read.ats, v_read.partitions, v_read.ordinals, array_fill('{}'::text, array[cardinality(v_read.ats)]),
+  v_outcomes := farebox._create_at(v_read.ats, v_read.partitions, v_read.ordinals, array_fill('[]'::text, array[cardinality(v_read.ats)]),
     array(select farebox._uuid_v7() from unnest(v_read.ats)), v_read.batches);
   if cardinality(v_outcomes) = v_read.length
     and not (p_has_registry and exists (

@@ -132,11 +132,11 @@ as $$
 begin
   select
     array_agg(g.at), array_agg(g.partitions), array_agg(g.ordinals),
-    array_agg(case when p_claims = '{}' then '{}' else coalesce((
-      select json_object_agg(c.subject, c.number)
+    array_agg(case when p_claims = '{}' then '[]' else coalesce((
+      select json_agg(json_build_array(c.subject, c.asking, c.number))
       from unnest(p_claims) as c
       where c.number > 1 and c.reason is null
-        and c.asking in (select e.company_id from unnest(p_elements) as e where e.at = g.at))::text, '{}') end),
+        and c.asking in (select e.company_id from unnest(p_elements) as e where e.at = g.at))::text, '[]') end),
     array_agg(farebox._uuid_v7()), array_agg(g.batch)
   into ats, partitions, ordinals, retaken, batch_ids, batches
   from (

@@ -36,9 +36,9 @@ begin
   v_part := farebox._parts(v_elements, v_claims, v_down);
   v_denied := array(
     select coalesce((
-      select json_object_agg(c.subject, c.number)
+      select json_agg(json_build_array(c.subject, c.asking, c.number))
       from unnest(v_claims) as c
-      where c.reason is not null and c.asking in (select e.company_id from unnest(v_elements) as e where e.at = a.at))::text, '{}')
+      where c.reason is not null and c.asking in (select e.company_id from unnest(v_elements) as e where e.at = a.at))::text, '[]')
     from unnest(v_part.ats) with ordinality as a(at, place)
     order by a.place);
   -- 0: all shards together; if one did not answer, and with it nobody, each that does alone (see _create_routed). What the first

@@ -83,11 +83,6 @@ returns setof uuid
 language plproxy
 as $$ cluster 'farebox'; run on p_partition; target farebox._shard_claimed_by; $$;
 
-create function farebox._at_owners(p_at int[], p_subjects text[])
-returns table (subject text, company_id uuid)
-language plproxy
-as $$ cluster 'farebox'; split all; run on p_at; target farebox._shard_owners; $$;
-
 create function farebox._at_ticket_of(p_partition int, p_subject text)
 returns setof uuid
 language plproxy

@@ -26,8 +26,8 @@ begin
       select r.ordinal
       from unnest(p_requests) as r
       cross join lateral (
-        select from farebox.foreign_subjects as f where f.subject = r.transaction_id and f.kind = 'p' offset 0) as f
-      where r.company_id is not null
+        select from farebox.foreign_subjects as f
+        where f.subject = r.transaction_id and f.kind = 'p' and f.company_id = r.company_id offset 0) as f
     loop
       v_requests[v_ordinal].reason := 'transaction_id_unavailable';
     end loop;

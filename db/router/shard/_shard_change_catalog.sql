@@ -1,6 +1,6 @@
 -- Purpose: the router's part of a batch of companies, routes or codes.
 -- Parameters: p_function, which; the others one element each: p_at, ignored here; p_partitions, p_ordinals as text; p_retaken, codes that
---   came back to a company of this shard, with the number of the claim; p_batches.  Returns: the outcomes.  Raises: 55P03.
+--   came back to a company of this shard: see _take_back; p_batches.  Returns: the outcomes.  Raises: 55P03.
 set role farebox_owner;
 
 create or replace function farebox._shard_change_catalog(p_at int[], p_function text, p_partitions text[], p_ordinals text[],
@@ -14,16 +14,14 @@ declare
   v_ordinals int[] := p_ordinals[1]::int[];
 begin
   perform farebox._require_partitions(p_partitions[1]::int[]);
-  if p_retaken[1] <> '{}' then
-    delete from farebox.foreign_subjects as f
-    using json_each_text(p_retaken[1]::json) as r(subject, number)
-    where f.subject = r.subject collate "C" and f.kind = 'c' and f.number < r.number::int;
-  end if;
+  perform farebox._take_back('c', p_retaken[1]);
   -- The claims of this call may have been given up since they were made.
   if p_function = 'issue_payment_codes' and exists (
-    select from farebox.foreign_subjects as f
-    where f.kind = 'c' and f.subject = any (array(
-      select farebox._jsonb_text(farebox._json_object(e.value), 'code') collate "C" from json_array_elements(p_batches[1]::json) as e)))
+    select from (
+      select farebox._json_object(e.value) as object from json_array_elements(p_batches[1]::json) as e offset 0) as e
+    join farebox.foreign_subjects as f
+      on f.kind = 'c' and f.subject = farebox._jsonb_text(e.object, 'code') collate "C"
+      and f.company_id = farebox._uuid(farebox._jsonb_text(e.object, 'company_id')))
   then
     raise exception using errcode = 'lock_not_available',
       message = 'a code is on its way to another company',

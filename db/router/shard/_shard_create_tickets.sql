@@ -1,6 +1,6 @@
 -- Purpose: the router's part of a batch for this shard becomes tickets.
 -- Parameters: one element each: p_at, ignored here; p_partitions; p_ordinals of the requests in the whole batch; p_retaken, payments
---   that came back to a company of this shard, with the number of the claim: {"pay-1": 3}; p_batch_ids, see _batch_id;
+--   that came back to a company of this shard: see _take_back; p_batch_ids, see _batch_id;
 --   p_again, an earlier attempt's answer was lost: what it created is `created`; p_batches. All but the last are arrays or JSON as text.
 -- Returns: the outcomes.  Raises: 55P03, and as create_tickets.
 -- Locks: an advisory lock of the batch, before any other; then as create_tickets.
@@ -23,11 +23,7 @@ begin
   perform pg_advisory_xact_lock(hashtextextended(v_prefix, 0));
   perform farebox._require_partitions(p_partitions[1]::int[]);
   perform set_config('farebox.batch_id', p_batch_ids[1]::text, true);
-  if p_retaken[1] <> '{}' then
-    delete from farebox.foreign_subjects as f
-    using json_each_text(p_retaken[1]::json) as r(subject, number)
-    where f.subject = r.subject collate "C" and f.kind = 'p' and f.number < r.number::int;
-  end if;
+  perform farebox._take_back('p', p_retaken[1]);
 
   return query
     select v_ordinals[o.ordinal], o.monime_transaction_id,

@@ -1,5 +1,5 @@
 -- Purpose: the router's part of a batch is stored in this shard's queue.
--- Parameters: one element each, as _shard_create_tickets; p_denied, payments that are another shard's company's: {"pay-1": 3}. They are
+-- Parameters: one element each, as _shard_create_tickets; p_denied, payments that are another company's, as p_retaken. They are
 --   stored all the same, and refused when they are processed.
 -- Returns: the queue ids; each shard has numbers of its own.  Raises: 55P03.
 set role farebox_owner;
@@ -15,16 +15,12 @@ declare
   v_ordinals int[] := p_ordinals[1]::int[];
 begin
   perform farebox._require_partitions(p_partitions[1]::int[]);
-  if p_retaken[1] <> '{}' then
-    delete from farebox.foreign_subjects as f
-    using json_each_text(p_retaken[1]::json) as r(subject, number)
-    where f.subject = r.subject collate "C" and f.kind = 'p' and f.number < r.number::int;
-  end if;
-  if p_denied[1] <> '{}' then
-    insert into farebox.foreign_subjects as f (kind, subject, number, since)
-    select 'p', d.subject, max(d.number::int), farebox._now() from json_each_text(p_denied[1]::json) as d(subject, number)
-    group by d.subject  -- of which several companies here may ask
-    on conflict (subject, kind) do update set number = greatest(f.number, excluded.number);
+  perform farebox._take_back('p', p_retaken[1]);
+  if p_denied[1] <> '[]' then
+    insert into farebox.foreign_subjects as f (kind, subject, company_id, number, since)
+    select 'p', d.claim ->> 0, (d.claim ->> 1)::uuid, (d.claim ->> 2)::int, farebox._now()
+    from json_array_elements(p_denied[1]::json) as d(claim)
+    on conflict (subject, kind, company_id) do update set number = greatest(f.number, excluded.number);
   end if;
   return query select v_ordinals[q.ordinal], q.queue_id from farebox.enqueue_tickets(p_batches[1]::json) as q;
 end

@@ -13,10 +13,12 @@ declare
 begin
   return query
     select v_ordinals[o.ordinal], o.monime_transaction_id, o.outcome,
-      -- What a company of another shard has bought is settled without a trace here but this.
+      -- What another company has bought is settled without a trace here but this.
       case
         when o.reason = 'dropped' and exists (
-          select from farebox.foreign_subjects as f where f.subject = farebox._trimmed(o.monime_transaction_id) and f.kind = 'p')
+          select
+          from farebox._queued_payment(p_batches[1]::json -> (o.ordinal - 1)) as q
+          join farebox.foreign_subjects as f on f.subject = q.transaction_id and f.kind = 'p' and f.company_id = q.company_id)
         then 'transaction_id_unavailable'
         else o.reason
       end,

@@ -15,7 +15,9 @@ begin
     select d.id, d.request
     from farebox.ticket_queue_dead as d
     where d.reason = 'transaction_id_unavailable' and d.detail is null
-      and exists (select from farebox.foreign_subjects as f where f.subject = d.monime_transaction_id and f.kind = 'p')
+      and exists (
+        select from farebox.foreign_subjects as f
+        where f.subject = d.monime_transaction_id and f.kind = 'p' and f.company_id = d.company_id)
     order by d.last_seen_at, d.id
     limit 100;
 end

@@ -16,26 +16,6 @@ $$;
 
 comment on function farebox._shard_claimed_by(int, text) is 'For the router: the company of a payment, by the registry';
 
--- The same of many, for a mover: p_subjects, an array as text in one element.  Returns: those that are claimed.
-create or replace function farebox._shard_owners(p_at int[], p_subjects text[])
-returns table (subject text, company_id uuid)
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-set standard_conforming_strings = on
-set enable_seqscan = off
-set plan_cache_mode = force_generic_plan
-as $$
-begin
-  return query
-    select c.subject, c.company_id
-    from unnest(p_subjects[1]::text[]) as s(subject)
-    cross join lateral (
-      select c.subject, c.company_id from farebox.claims as c where c.subject = s.subject collate "C" and c.kind = 'p' offset 0) as c;
-end
-$$;
-
-comment on function farebox._shard_owners(int[], text[]) is 'For the router: the companies of many payments, by the registry';
-
 create or replace function farebox._shard_ticket_of(p_partition int, p_subject text)
 returns setof uuid
 language plpgsql stable security definer

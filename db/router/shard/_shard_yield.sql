@@ -38,9 +38,9 @@ begin
     v_is_kept := exists (select from farebox.payment_codes as k where k.code = p_subject collate "C");
   end if;
   if not v_is_kept then
-    insert into farebox.foreign_subjects as f (kind, subject, number, since)
-    values (p_kind::"char", p_subject, p_number, farebox._now())
-    on conflict (subject, kind) do update set number = greatest(f.number, excluded.number);
+    insert into farebox.foreign_subjects as f (kind, subject, company_id, number, since)
+    values (p_kind::"char", p_subject, p_company_id, p_number, farebox._now())
+    on conflict (subject, kind, company_id) do update set number = greatest(f.number, excluded.number);
   end if;
   return query select v_is_kept, v_ticket_id, p_kind = 'p' and exists (
     select from farebox.unapplied_payments as u

@@ -19,8 +19,6 @@ from farebox.shards._replication import briefly
 
 Connection = psycopg.Connection[Any]
 
-_NOBODY: Final = "00000000-0000-0000-0000-000000000000"
-
 # By its company, where it names one: nearly all do, and reading the request takes ten times as long.
 _OF_REQUEST: Final[LiteralString] = (
     "case when r.company_id <> '00000000-0000-0000-0000-000000000000'"
@@ -305,78 +303,24 @@ def _columns(conn: Connection, table: str) -> set[str]:
     return {str(name) for (name,) in rows}
 
 
-def bring_notes(router: Connection, source: Connection, target: Connection, there: set[int]) -> None:
-    """What companies of the source gave up to others is void on the target too, in its transaction.
+def bring_notes(source: Connection, target: Connection, partition: int) -> None:
+    """What companies that move gave up to others is void on the target too, in its transaction.
 
-    `there`: the partitions of the target after the move. A note does not say whose claim is void, so all go
-    that may be of a company that moves. Of a payment whose claim is a company's of the target none goes:
-    there the payment's own key keeps it single, and the note would refuse that company's queued requests. For
-    the same reason a note goes that stands there against a company that comes now.
+    Of an earlier stay there may be older notes, which count no more.
     """
+    own: LiteralString = "farebox.foreign_subjects as f where farebox._partition_of(f.company_id::text) = %s"
+    target.execute("delete from " + own, [partition])
     notes = source.execute(
-        "select kind::text, subject, number, since from farebox.foreign_subjects"
+        "select f.kind::text, f.subject, f.company_id, f.number, f.since from " + own, [partition]
     ).fetchall()
-    queued = target.execute(
-        "select f.subject, m.company_id from farebox.foreign_subjects as f"
-        " join (select q.company_id, (farebox._queued_payment(q.request)).transaction_id as payment"
-        " from pg_temp.ticket_queue as q) as m on m.payment = f.subject where f.kind = 'p'"
-    ).fetchall()
-    if not notes and not queued:
-        return
-    payments = {subject for kind, subject, *_ in notes if kind == "p"} | {subject for subject, _ in queued}
-    owners = _owners(router, payments)
-    wanted: list[tuple[Any, ...]] = []
-    for note in notes:
-        owner, partition = owners.get(note[1], (None, None))
-        if note[0] != "p" or str(owner) == _NOBODY or partition not in there:
-            wanted.append(note)
-    if wanted:
+    if notes:
         target.execute(
-            "insert into farebox.foreign_subjects as f (kind, subject, number, since)"
-            ' select n.kind::"char", n.subject, n.number, n.since'
-            " from unnest(%s::text[], %s::text[], %s::int[], %s::timestamptz[])"
-            " as n(kind, subject, number, since)"
-            " on conflict (subject, kind) do update set number = greatest(f.number, excluded.number)",
-            [list(column) for column in zip(*wanted, strict=True)],
+            "insert into farebox.foreign_subjects (kind, subject, company_id, number, since)"
+            ' select n.kind::"char", n.subject, n.company_id, n.number, n.since'
+            " from unnest(%s::text[], %s::text[], %s::uuid[], %s::int[], %s::timestamptz[])"
+            " as n(kind, subject, company_id, number, since)",
+            [list(column) for column in zip(*notes, strict=True)],
         )
-    for subject, company in queued:
-        if owners.get(subject, (None, None))[0] == company:
-            _let_in(target, subject, company)
-
-
-def _owners(router: Connection, payments: set[str]) -> dict[str, tuple[UUID, int]]:
-    """The company that each payment is claimed by, and its partition."""
-    if not payments:
-        return {}
-    with router.transaction():
-        router.execute("set local role farebox_owner")
-        rows = router.execute(
-            "select o.subject, o.company_id, farebox._partition_of(o.company_id::text)"
-            " from (select array_agg(g.at) as ats, array_agg(g.subjects) as subjects"
-            " from (select p.at, array_agg(s.subject)::text as subjects"
-            " from unnest(%s::text[]) as s(subject)"
-            " join farebox.partitions as p on p.partition = farebox._partition_of(s.subject)"
-            " group by p.at) as g) as a cross join lateral farebox._at_owners(a.ats, a.subjects) as o",
-            [sorted(payments)],
-        ).fetchall()
-    return {subject: (owner, partition) for subject, owner, partition in rows}
-
-
-def _let_in(target: Connection, payment: str, company: UUID) -> None:
-    """The note of that payment goes, for the company that comes has its claim; first, what it refused."""
-    target.execute(
-        "with void as (select q.id from farebox.ticket_queue as q where q.company_id <> %s"
-        " and (farebox._queued_payment(q.request)).transaction_id = %s)"
-        " select farebox._keep_dead_requests(array_agg(v.id), array_agg(text 'transaction_id_unavailable'),"
-        " array_agg(null::text), farebox._now()) from void as v having count(*) > 0",
-        [company, payment],
-    )
-    target.execute(
-        "delete from farebox.ticket_queue as q where q.company_id <> %s"
-        " and (farebox._queued_payment(q.request)).transaction_id = %s",
-        [company, payment],
-    )
-    target.execute("delete from farebox.foreign_subjects where kind = 'p' and subject = %s", [payment])
 
 
 def open_target(target: Connection, partition: int) -> None:

@@ -288,9 +288,7 @@ class Journey:
                 self.rows.bring(self.target)
                 self._hurry(deadline)
                 if self.layout.has_registry:
-                    handover.bring_notes(
-                        self.router, self.source, self.target, {*self.to.partitions, self.partition}
-                    )
+                    handover.bring_notes(self.source, self.target, self.partition)
                 companies = handover.companies_of(self.source, self.partition)
                 _refuse_difference(handover.compare(self.source, self.target, companies, now - _MARGIN))
                 yield MoveProgress("closed", "closing the source for good")
@@ -428,6 +426,6 @@ def _router(stack: ExitStack, router_dsn: str) -> tuple[Connection, Layout]:
     router = stack.enter_context(connect(router_dsn))
     hold_map(router)
     layout = read_layout(router)
-    if router.execute("select where to_regproc('farebox._at_owners') is null").rowcount:
+    if router.execute("select where to_regproc('farebox._at_refused_requests') is null").rowcount:
         raise ConfigurationError("this router is older than this program", hint="farebox shards migrate")
     return router, layout

@@ -120,13 +120,18 @@ def _delete_tickets(conn: Connection, ids: list[UUID]) -> int:
 
 
 def _delete_catalog(conn: Connection, companies: list[UUID]) -> int:
-    """Codes, routes and companies, of which nothing is sold here any more."""
+    """Codes, routes, notes of the registry and companies, of which nothing is sold here any more."""
     removed = 0
     with conn.transaction():
         conn.execute(
             "update farebox.payment_codes set used_tickets = 0 where company_id = any (%s)", [companies]
         )
-        for table, column in (("payment_codes", "company_id"), ("routes", "company_id"), ("companies", "id")):
+        for table, column in (
+            ("payment_codes", "company_id"),
+            ("routes", "company_id"),
+            ("foreign_subjects", "company_id"),
+            ("companies", "id"),
+        ):
             removed += conn.execute(
                 f"delete from farebox.{table} where {column} = any (%s)".encode(), [companies]
             ).rowcount
