@@ -31,15 +31,23 @@ declare
 begin
   -- A loop, because a claim may find nothing above the floor, or only requests of paused companies.
   loop
-    -- No backoff is as long as an hour: a clock that was far ahead has been set back.
     v_due := array(
       select q.id
       from farebox.ticket_queue as q
-      where (q.ready_at <= v_now or q.ready_at > v_now + interval '1 hour')
-        and (p_with_care or q.reason is distinct from 'unfinished')
+      where q.ready_at <= v_now and (p_with_care or q.reason is distinct from 'unfinished')
       order by q.ready_at
       limit v_most_due
       for update skip locked);
+    -- No backoff is as long as an hour: a clock that was far ahead has been set back. (In one statement the two would walk the whole index.)
+    if cardinality(v_due) < v_most_due then
+      v_due := v_due || array(
+        select q.id
+        from farebox.ticket_queue as q
+        where q.ready_at > v_now + interval '1 hour' and (p_with_care or q.reason is distinct from 'unfinished')
+        order by q.ready_at
+        limit v_most_due - cardinality(v_due)
+        for update skip locked);
+    end if;
 
     -- While somebody holds an old snapshot, deleted rows stay in the index in front of the living, and a claim that began there
     -- would wade through them all. So it begins at the floor, which follows what was claimed (see _raise_queue_floor). What is

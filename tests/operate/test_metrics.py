@@ -79,6 +79,10 @@ def test_counting_answers_writes_nothing(db: Database) -> None:
     route = db.route(company)
     payments = [db.payment(company, route) for _ in range(250)]
     sell(db, payments)
+    with db.connect(autocommit=True) as conn:
+        # Hint bits wait until the commit is on disk, which is not waited for on this server.
+        conn.execute("set synchronous_commit = on")
+        conn.execute("select pg_logical_emit_message(true, 'test', 'flushed with its commit')")
     sell(db, payments)  # sets the hint bits of the new rows
     conflicts = [payment | {"amount": 4999} for payment in payments]
     call = "explain (analyze, wal, format json) select from farebox.create_tickets(%s::json)"
