@@ -366,7 +366,12 @@ class Scheduler:
         while len(self._connecting) < wanted:
             task = self._loop.create_task(self._connect())
             self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            task.add_done_callback(self._tried)
+
+    def _tried(self, task: asyncio.Task[None]) -> None:
+        # Not before: whoever looks while the last one counts as under way begins no other.
+        self._connecting.discard(task)
+        self._wake()
 
     async def _connect(self) -> None:
         refusals = self._refusals
@@ -383,7 +388,6 @@ class Scheduler:
                 return
             self._links[lane] = _Link(lane)
             self._observer.connection("opened", self._target)
-        self._wake()
 
     def _refused(self, error: FareboxError, refusals: int) -> None:
         """Without any connection, everybody who waits has failed once; with some, there are just fewer.

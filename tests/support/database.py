@@ -72,7 +72,7 @@ class Database:
         if self._own is None or self._own.closed:
             self._own = psycopg.connect(self.dsn, autocommit=True, connect_timeout=30)
         cursor = self._own.execute(query, params)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []
 
     def value(self, query: LiteralString | sql.Composed | sql.SQL, params: Parameters | None = None) -> Any:
         """The only column of the only row."""
