@@ -261,16 +261,19 @@ def test_what_is_no_array_is_misuse(db: Database, function: str, misuse: str | N
 
 def test_a_batch_has_at_most_10_000_elements(db: Database) -> None:
     company = db.company()
-    payment = db.payment(company, db.route(company))
+    route = db.route(company)
+    payment, refused = db.payment(company, route), db.payment(company, route)
     with db.connect() as conn:
         rows = create(conn, payment, *["{}"] * 9_998, payment)
-        assert [row.ordinal for row in rows] == list(range(1, 10_001))
-        assert said([rows[0], rows[5000], rows[-1]]) == ["created", "transaction_id_invalid", "duplicate"]
-        with pytest.raises(psycopg.Error) as error:
-            create(conn, *["{}"] * 10_001)
+    assert [row.ordinal for row in rows] == list(range(1, 10_001))
+    assert said([rows[0], rows[5000], rows[-1]]) == ["created", "transaction_id_invalid", "duplicate"]
+    with db.connect() as conn, pytest.raises(psycopg.Error) as error:
+        create(conn, refused, *["{}"] * 10_000)
     assert error.value.sqlstate == "TK002"
     assert error.value.diag.message_hint
-    assert not db.execute("select from farebox.tickets")
+    assert db.execute("select monime_transaction_id from farebox.tickets") == [
+        (payment["monime_transaction_id"],)
+    ]
 
 
 def test_an_empty_batch_has_no_rows(db: Database) -> None:
