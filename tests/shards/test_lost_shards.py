@@ -123,6 +123,11 @@ def test_others_rows_stand_and_the_lost_ones_come_when_it_is_back(
     assert said(create(conn, *batch)) == expected
     # Another session, which has no connection to lose yet.
     assert said(create(db.connect(autocommit=True), *batch[2:4])) == ["shard_unavailable"] * 2
+    # Nor does the router write anything for it: whoever looks at a lost shard would wait for the disk.
+    with db.connect() as looking:
+        loseable.look_again(looking)
+        assert said(create(looking, *batch[2:4])) == ["shard_unavailable"] * 2
+        assert looking.execute("select pg_current_xact_id_if_assigned()").fetchone() == (None,)
     [problem] = violations(db)
     assert problem[:2] == ("shard_answers", "shard two")
     assert [state.answers for state in status(loseable.dsn)[1]] == [True, False, True]

@@ -36,14 +36,15 @@ comment on column farebox.partitions.shard is 'Its shard';
 comment on column farebox.partitions.at is 'The first partition of that shard: by it PL/Proxy is told where to go, one call a shard';
 
 -- Until when a shard is taken for lost (epoch, ms), so that not every call waits to find out again. Sequences, because all sessions see
--- them change at once, and nothing is written that could be rolled back or bloat.
+-- them change at once, and nothing is written that could be rolled back or bloat. Not logged: or whoever looks at a lost shard would wait
+-- for the disk when its call commits, and after a crash all are looked at anyway.
 create or replace function farebox._down_sequence(p_shard int)
 returns text
 language sql immutable security invoker
 as $$ select format('farebox.shard_%s_down_until', p_shard) $$;
 comment on function farebox._down_sequence(int) is 'Internal: the sequence that tells until when a shard is taken for lost';
 
-create sequence if not exists farebox.queue_turn as bigint cycle;
+create unlogged sequence if not exists farebox.queue_turn as bigint cycle;
 comment on sequence farebox.queue_turn is 'Which shard''s queue a worker looks at first';
 
 reset role;

@@ -173,7 +173,7 @@ def write_map(conn: Connection, layout: Layout) -> None:
         if conn.execute("select where to_regclass(%s) is null", [f"farebox.{sequence}"]).rowcount:
             conn.execute(
                 sql.SQL(
-                    "create sequence farebox.{0} as bigint minvalue 0 start 0;"
+                    "create unlogged sequence farebox.{0} as bigint minvalue 0 start 0;"
                     " alter sequence farebox.{0} owner to farebox_owner"
                 ).format(sql.Identifier(sequence))
             )
@@ -198,7 +198,12 @@ def write_map(conn: Connection, layout: Layout) -> None:
             # Asked in each call: a function of this language keeps its plan.
             " language plpgsql volatile as {}; alter function farebox._down_untils() owner to farebox_owner;"
             " revoke execute on function farebox._down_untils() from public"
-        ).format(sql.Literal(f"begin return query {looks.as_string(conn)}; end"))
+        ).format(
+            sql.Literal(
+                # On a standby of the router they cannot be read.
+                f"begin if not pg_is_in_recovery() then return query {looks.as_string(conn)}; end if; end"
+            )
+        )
     )
     for server, options in router_options(layout).items():
         known = conn.execute(
