@@ -260,6 +260,22 @@ def test_a_router_that_stalls_between_claim_and_ticket_comes_too_late(
     assert violations(companies.db) == []
 
 
+def test_a_payment_that_is_taken_away_each_time_is_nobodys_for_now(
+    companies: Companies, conn: Connection
+) -> None:
+    """Its shard refuses it four times, though each time it was claimed: whose it will be is not known."""
+    conn.execute("set role farebox_owner")
+    refused = (
+        "select o.outcome, o.reason from farebox._route_requests(%s::json) as elements,"
+        " unnest(farebox._complete_outcomes(elements, elements, array[row("
+        "1, %s, 'rejected', 'transaction_id_unavailable', null, null, null, false"
+        ")]::farebox.ticket_outcome[], '{}', true, %s)) as o"
+    )
+    batch = json.dumps([companies.pay("one", "wanted")])
+    assert conn.execute(refused, [batch, "wanted", 4]).fetchall() == [("rejected", "shard_unavailable")]
+    assert conn.execute(refused, [batch, "wanted", 3]).fetchall() == [("created", None)]
+
+
 def test_a_part_that_is_asked_again_while_it_is_still_at_work_charges_its_codes_once(
     companies: Companies,
 ) -> None:

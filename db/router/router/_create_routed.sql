@@ -42,23 +42,23 @@ language plpgsql volatile security invoker
 as $$
 declare
   v_outcomes farebox.ticket_outcome[] := '{}';
-  v_down int[];
+  v_lost int[] := '{}';
+  v_from int;
+  v_to int;
 begin
-  return array(
-    select o from farebox._at_create_tickets(
-      p_ats, p_partitions, p_ordinals, p_retaken, p_batch_ids, array_fill(false, array[cardinality(p_ats)]), p_batches) as o);
-exception when others or query_canceled then
-  v_down := farebox._find_lost(p_ats, sqlstate, sqlerrm);
-  -- One shard did not answer, and with it all answers are lost, though the others have done their part, or are still at it. Asked
+  -- 0: all shards together. If one did not answer, and with it nobody, the others have done their part, or are still at it. Asked
   -- again, each alone, they tell: what the first attempt created they know by the batch's id, so it is still `created`.
-  for i in 1 .. cardinality(p_ats) loop
-    continue when p_ats[i] = any (v_down);
+  for i in 0 .. cardinality(p_ats) loop
+    continue when p_ats[i] = any (v_lost);
+    v_from := greatest(i, 1);
+    v_to := case i when 0 then cardinality(p_ats) else i end;
     begin
       v_outcomes := v_outcomes || array(
-        select o from farebox._at_create_tickets(
-          p_ats[i:i], p_partitions[i:i], p_ordinals[i:i], p_retaken[i:i], p_batch_ids[i:i], array[true], p_batches[i:i]) as o);
+        select o from farebox._at_create_tickets(p_ats[v_from:v_to], p_partitions[v_from:v_to], p_ordinals[v_from:v_to],
+          p_retaken[v_from:v_to], p_batch_ids[v_from:v_to], array_fill(i > 0, array[v_to - v_from + 1]), p_batches[v_from:v_to]) as o);
+      exit when i = 0;
     exception when others or query_canceled then
-      perform farebox._find_lost(p_ats[i:i], sqlstate, sqlerrm);
+      v_lost := v_lost || farebox._find_lost(p_ats[v_from:v_to], sqlstate, sqlerrm);
     end;
   end loop;
   return v_outcomes;
@@ -90,11 +90,14 @@ begin
   if p_claims <> '{}' or v_is_nameless then
     perform farebox._resolve_elsewhere(p_refused, v_outcomes, p_claims);
   end if;
-  if v_stolen <> '{}' and p_attempt < 4 then
+  if v_stolen <> '{}' then
     -- Between the claim and the ticket another company asked for the payment. Whoever has a ticket now keeps it; if that company's
-    -- request came to nothing, the payment comes back.
-    v_outcomes := array(select o from unnest(v_outcomes) as o where o.ordinal <> all (v_stolen)) || farebox._create_routed(
-      array(select e from unnest(p_elements) as e where e.ordinal = any (v_stolen)), p_has_registry, p_attempt + 1);
+    -- request came to nothing, the payment comes back. After some times it is not known whose it is: no answer, below.
+    v_outcomes := array(select o from unnest(v_outcomes) as o where o.ordinal <> all (v_stolen));
+    if p_attempt < 4 then
+      v_outcomes := v_outcomes || farebox._create_routed(
+        array(select e from unnest(p_elements) as e where e.ordinal = any (v_stolen)), p_has_registry, p_attempt + 1);
+    end if;
   end if;
   if cardinality(v_outcomes) < cardinality(p_refused) then
     v_outcomes := v_outcomes || array(

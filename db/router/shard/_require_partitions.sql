@@ -59,8 +59,13 @@ begin
     intersect
     select p from unnest(p_partitions) as p
   loop
-    perform pg_advisory_lock_shared(v_class, v_partition);
-    perform pg_advisory_unlock_shared(v_class, v_partition);
+    begin
+      perform pg_advisory_xact_lock_shared(v_class, v_partition);
+      -- Given back at once, and also by whoever is canceled here: the next mover would wait for a session that keeps it.
+      raise exception using errcode = 'TK000', message = 'the mover has finished';
+    exception when sqlstate 'TK000' then
+      null;
+    end;
   end loop;
 end
 $$;
