@@ -451,6 +451,22 @@ def test_a_queued_request_gets_its_ticket_though_others_have_asked_in_vain(
     assert violations(companies.db) == []
 
 
+def test_tickets_for_what_was_refused_earlier_make_no_count_negative(
+    companies: Companies, conn: Connection
+) -> None:
+    sharded = companies.db.sharded
+    payments = [sharded.payment_at("three") for _ in range(2)]
+    enqueue(conn, [companies.pay("one", payment) for payment in payments])
+    asked = create(conn, *[companies.pay("two", payment, amount=0) for payment in payments])
+    assert said(asked) == ["amount_invalid"] * 2
+    # As when the router is gone before it asks for their tickets.
+    assert sharded.on("one", "select taken, rejected from farebox.process_ticket_queue()") == [(2, 2)]
+    enqueue(conn, [companies.pay("one", sharded.payment_at("one"), amount=0)])
+    counts = process_all(conn)
+    assert (counts.taken, counts.created, counts.rejected) == (1, 2, 0)
+    assert violations(companies.db) == []
+
+
 def test_the_neighbour_on_the_same_shard_does_not_open_a_payment_to_others(
     companies: Companies, conn: Connection
 ) -> None:

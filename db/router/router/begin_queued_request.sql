@@ -49,7 +49,7 @@ begin
       v_created := farebox._retake_refused(v_at);
     end if;
     return query select v_counts.taken, v_counts.created + v_created, v_counts.duplicates, v_counts.conflicts,
-      v_counts.rejected - v_created, v_counts.retried, v_counts.dead;
+      greatest(v_counts.rejected - v_created, 0), v_counts.retried, v_counts.dead;
     return;
   end loop;
   return query select 0, 0, 0, 0, 0, 0, 0;

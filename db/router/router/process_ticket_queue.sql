@@ -22,6 +22,7 @@ comment on function farebox._shards_in_turn() is 'Internal: the shards in the or
 
 -- Queued requests that a shard refused because their company had given the payment up: it was another's when they were claimed, but that
 -- one may have made nothing of it. Asked for again by the router, the payment comes back, or is told to be another's for good.
+-- Returns: how many tickets were made. Some may be of requests that an earlier call was told of but could not ask for.
 create or replace function farebox._retake_refused(p_at int)
 returns int
 language plpgsql volatile security invoker
@@ -83,7 +84,7 @@ begin
       v_created := farebox._retake_refused(v_at);
     end if;
     return query select v_counts.taken, v_counts.created + v_created, v_counts.duplicates, v_counts.conflicts,
-      v_counts.rejected - v_created, v_counts.retried, v_counts.dead;
+      greatest(v_counts.rejected - v_created, 0), v_counts.retried, v_counts.dead;
     return;
   end loop;
   -- From now on whoever enqueues here rings.
