@@ -306,12 +306,15 @@ class CompanySummary(Row):
 
 
 class UnappliedPayment(Row):
-    """Money that arrived and could not become a ticket, with the request as it came."""
+    """Money that arrived and could not become a ticket, with the request as it came.
+
+    `reason` is None only for a resolved row: one that was purged in the instant when it came back.
+    """
 
     monime_transaction_id: str
     company_id: UUID | None
     request: Any = Field(repr=False)
-    reason: str
+    reason: str | None
     first_seen_at: datetime
     last_seen_at: datetime
     attempts: int

@@ -165,6 +165,19 @@ def test_money_that_did_not_become_a_ticket(shop: Shop, connect: Call) -> None:
     assert client("record_missing_transactions") == 0
 
 
+def test_a_resolved_payment_without_a_reason_is_listed(shop: Shop, connect: Call) -> None:
+    """One that was purged in the instant when it came back: see the constraint of the table."""
+    client = connect(shop.dsn)
+    created = client("create_ticket", shop.payment())
+    shop.db.execute(
+        "insert into farebox.unapplied_payments (monime_transaction_id, request, resolved_at, ticket_id)"
+        " values (%s, '{}', now(), %s)",
+        [created.monime_transaction_id, created.ticket_id],
+    )
+    [kept] = client("list_unapplied_payments", include_resolved=True)
+    assert (kept.reason, kept.ticket_id) == (None, created.ticket_id)
+
+
 def test_requests_that_no_program_would_write_come_back_readable(shop: Shop, connect: Call) -> None:
     client = connect(shop.dsn, strict=False)
     poison = [
