@@ -18,6 +18,7 @@ import psycopg
 
 from farebox._dsn import Target
 from farebox._queue import Patience
+from farebox._silence import watched
 from farebox._wire import connect, is_pooled
 from farebox.errors import (
     ConfigurationError,
@@ -257,22 +258,23 @@ class Worker:
             connection: psycopg.AsyncConnection[Any] | None = None
             try:
                 connection = await connect(self._listen_target)
-                if await is_pooled(connection):
-                    log.info("no notifications through a pooler: looking every %.0f ms", self._flush * 1e3)
-                    return
-                await connection.execute(LISTEN_FOR_WORK)
+                async with watched(connection, self._listen_target):
+                    if await is_pooled(connection):
+                        log.info(
+                            "no notifications through a pooler: looking every %.0f ms", self._flush * 1e3
+                        )
+                        return
+                    await connection.execute(LISTEN_FOR_WORK)
                 failures = 0
                 self.health.listening = True
                 self._wake.set()  # What was stored before now was announced to nobody.
                 while True:
                     async for _ in connection.notifies(timeout=_HEARTBEAT_SECONDS):
                         self._wake.set()
-                    async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                    async with watched(connection, self._listen_target):
                         await connection.execute("")  # A server that vanished is noticed by this.
             except psycopg.Error as error:
                 failure = map_error(error)
-            except TimeoutError:
-                failure = FareboxError("the server does not answer the listener")
             finally:
                 self.health.listening = False
                 if connection is not None:

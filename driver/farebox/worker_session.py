@@ -8,6 +8,7 @@ import psycopg
 
 from farebox._dsn import Target
 from farebox._rows import Rows
+from farebox._silence import watched
 from farebox._wire import connect, is_pooled
 from farebox.calls import Call
 from farebox.errors import FareboxError, TransientError, map_error
@@ -132,7 +133,8 @@ class Session:
         assert connection is not None  # step() has seen to that
         failure: FareboxError
         try:
-            return call.load(await _answer(connection, call, *arguments))
+            async with watched(connection, self._target):
+                return call.load(await _answer(connection, call, *arguments))
         except psycopg.Error as error:
             failure = map_error(error)
         if connection.closed or failure.sqlstate == "25006":
@@ -147,9 +149,10 @@ class Session:
         connection: psycopg.AsyncConnection[Any] | None = None
         try:
             connection = await connect(self._target, APPLICATION_NAME)
-            if await is_pooled(connection):
-                connection.prepare_threshold = None
-            self._blameless = tuple(BLAMELESS_ERRORS.load(await _answer(connection, BLAMELESS_ERRORS)))
+            async with watched(connection, self._target):
+                if await is_pooled(connection):
+                    connection.prepare_threshold = None
+                self._blameless = tuple(BLAMELESS_ERRORS.load(await _answer(connection, BLAMELESS_ERRORS)))
             self._on_event(ConnectionEvent("opened", str(self._target)))
             return connection
         except psycopg.Error as error:

@@ -15,10 +15,11 @@ from urllib.error import HTTPError
 
 import pytest
 
+from farebox import _silence
 from farebox._cluster import free_port
 from farebox._dsn import Target
 from farebox._queue import Patience
-from farebox.errors import FareboxError, PermissionDeniedError
+from farebox.errors import FareboxError, PermissionDeniedError, TransientError
 from farebox.queue_models import BatchCounts
 from farebox.worker import Worker
 from farebox.worker_health import Health, HealthFile, serve_health
@@ -28,6 +29,7 @@ from tests.driver.pooler import pooled
 from tests.driver.replica import replica_of
 from tests.queue.support import Shop, assert_all_done, enqueue, json_lines, missing, poison
 from tests.support.database import Database
+from tests.support.proxy import proxy_to
 from tests.support.servers import Farm
 
 # Longer than any test: whoever gets on within it was woken.
@@ -401,6 +403,70 @@ async def test_a_server_that_is_away_makes_no_request_suspect() -> None:
         with pytest.raises(FareboxError):
             await session.step()
     assert session.careful == 5
+
+
+async def test_a_server_that_falls_silent_is_given_up_and_found_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reset comes, and the kernel confirms all that is sent. Once the worker waited for ever."""
+    monkeypatch.setattr(_silence, "SILENCE_SECONDS", 0.5)
+    with proxy_to(db.dsn) as proxy, db.connect(autocommit=True) as conn:
+        session = Session(Target(proxy.dsn(db.dsn)), 5)
+        await session.step()
+        await asyncio.to_thread(proxy.hang)
+        step = asyncio.create_task(session.step())
+        done, _ = await asyncio.wait([step], timeout=30)
+        await asyncio.to_thread(proxy.go_on)
+        assert done
+        with pytest.raises(TransientError):
+            await step
+        assert not session.connected
+        enqueue(conn, Shop(db).payments(1))
+        assert (await session.step()).created == 1
+        await session.close()
+
+
+async def test_a_listener_whose_server_falls_silent_listens_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_silence, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("farebox.worker._HEARTBEAT_SECONDS", 0.2)
+    with proxy_to(db.dsn) as proxy:
+        worker = Worker(db.dsn, listen_dsn=proxy.dsn(db.dsn))
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(30):
+            while not worker.health.listening:
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(proxy.hang)
+        try:
+            async with asyncio.timeout(30):
+                while worker.health.listening:
+                    await asyncio.sleep(0.01)
+        finally:
+            await asyncio.to_thread(proxy.go_on)
+        async with asyncio.timeout(30):
+            while not worker.health.listening:
+                await asyncio.sleep(0.01)
+        worker.stop()
+        await running
+    assert "the listener lost its connection" in caplog.text
+
+
+async def test_a_batch_that_takes_long_on_a_server_that_answers_is_waited_for(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_silence, "SILENCE_SECONDS", 2.0)
+    with proxy_to(db.dsn) as proxy, db.connect(autocommit=True) as conn, db.connect() as holder:
+        enqueue(conn, Shop(db).payments(1))
+        session = Session(Target(proxy.dsn(db.dsn)), 5)
+        holder.execute("lock table farebox.tickets in share mode")
+        step = asyncio.create_task(session.step())
+        async with asyncio.timeout(60):
+            while proxy.accepted < 3:  # its own, and two that it asked for
+                await asyncio.sleep(0.01)
+        holder.rollback()
+        assert (await step).created == 1
+        await session.close()
 
 
 def test_wrong_settings_end_it_at_the_start(db: Database) -> None:
