@@ -3540,7 +3540,8 @@ reset role;
 --   rejected them.
 -- Parameters: p_keys, at most 10,000: queue:<id> or payment:<id>, as list_dead_requests shows them.
 -- Returns: for each, in order, its queue id from now on; null when there is no such request. Its attempts count from the start.
--- Raises: TK002, TK003.  Locks and writes: ticket_queue, ticket_queue_dead (by id). An unapplied payment stays until it has its ticket.
+-- Raises: TK002, TK003.  Locks and writes: an advisory lock of operators, ticket_queue, ticket_queue_dead (by id). An unapplied
+--   payment stays until it has its ticket.
 set role farebox_owner;
 
 create function farebox.retry_queued_requests(p_keys text[])
@@ -3558,6 +3559,8 @@ declare
 begin
   select i.queue_ids, i.transaction_ids into v_ids, v_payments from farebox._read_queue_keys(p_keys) as i;
 
+  -- One operator at a time: those who retry and those who pause or resume lock the same requests and pauses, each in an order of its own.
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 2);
   perform from farebox.ticket_queue as q where q.id = any (v_ids) order by q.id for update;
   update farebox.ticket_queue as q
   set ready_at = case when q.ready_at is not null then farebox._now() end, attempts = 0, reason = null
@@ -3652,7 +3655,7 @@ reset role;
 -- [copy of db/functions/pause_company_queue.sql]
 -- Purpose: lets a company's queued requests wait, those to come too, until resume_company_queue. What is being processed ends.
 -- Parameters: p_company_id.  Returns: how many of its requests wait now.
--- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
+-- Locks and writes: an advisory lock of operators, ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
 set role farebox_owner;
 
 create function farebox.pause_company_queue(p_company_id uuid)
@@ -3665,6 +3668,8 @@ begin
   if p_company_id is null then
     raise exception using errcode = 'TK003', message = 'the company is null', hint = 'pass its id';
   end if;
+  -- One operator at a time: those who retry and those who pause or resume lock the same requests and pauses, each in an order of its own.
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 2);
   -- Locked also when it is there already: whoever resumes the company at this moment comes before or after all of this.
   insert into farebox.ticket_queue_pauses as p (company_id, paused_at) values (p_company_id, farebox._now())
   on conflict (company_id) do update set paused_at = p.paused_at;
@@ -3684,7 +3689,7 @@ reset role;
 -- Purpose: puts a paused company's requests back in line, in the order they came, behind nobody and in front of nobody else's.
 -- Parameters: p_company_id.  Returns: how many went back in line.
 -- Raises: TK004 unless READ COMMITTED: an older snapshot would not see the latest requests, and those would wait for ever.
--- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
+-- Locks and writes: an advisory lock of operators, ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
 set role farebox_owner;
 
 create function farebox.resume_company_queue(p_company_id uuid)
@@ -3702,6 +3707,8 @@ begin
       message = format('a queue cannot be resumed in isolation level %s', current_setting('transaction_isolation')),
       hint = 'resume it in a transaction of isolation level read committed';
   end if;
+  -- One operator at a time: those who retry and those who pause or resume lock the same requests and pauses, each in an order of its own.
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 2);
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
   update farebox.ticket_queue as q
   set

@@ -1,6 +1,6 @@
 -- Purpose: lets a company's queued requests wait, those to come too, until resume_company_queue. What is being processed ends.
 -- Parameters: p_company_id.  Returns: how many of its requests wait now.
--- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
+-- Locks and writes: an advisory lock of operators, ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
 set role farebox_owner;
 
 create function farebox.pause_company_queue(p_company_id uuid)
@@ -13,6 +13,8 @@ begin
   if p_company_id is null then
     raise exception using errcode = 'TK003', message = 'the company is null', hint = 'pass its id';
   end if;
+  -- One operator at a time: those who retry and those who pause or resume lock the same requests and pauses, each in an order of its own.
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 2);
   -- Locked also when it is there already: whoever resumes the company at this moment comes before or after all of this.
   insert into farebox.ticket_queue_pauses as p (company_id, paused_at) values (p_company_id, farebox._now())
   on conflict (company_id) do update set paused_at = p.paused_at;

@@ -1,7 +1,7 @@
 -- Purpose: puts a paused company's requests back in line, in the order they came, behind nobody and in front of nobody else's.
 -- Parameters: p_company_id.  Returns: how many went back in line.
 -- Raises: TK004 unless READ COMMITTED: an older snapshot would not see the latest requests, and those would wait for ever.
--- Locks and writes: ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
+-- Locks and writes: an advisory lock of operators, ticket_queue_pauses, ticket_queue (its requests; a million of them take some ten seconds).
 set role farebox_owner;
 
 create function farebox.resume_company_queue(p_company_id uuid)
@@ -19,6 +19,8 @@ begin
       message = format('a queue cannot be resumed in isolation level %s', current_setting('transaction_isolation')),
       hint = 'resume it in a transaction of isolation level read committed';
   end if;
+  -- One operator at a time: those who retry and those who pause or resume lock the same requests and pauses, each in an order of its own.
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 2);
   delete from farebox.ticket_queue_pauses as p where p.company_id = p_company_id;
   update farebox.ticket_queue as q
   set

@@ -2,7 +2,8 @@
 --   rejected them.
 -- Parameters: p_keys, at most 10,000: queue:<id> or payment:<id>, as list_dead_requests shows them.
 -- Returns: for each, in order, its queue id from now on; null when there is no such request. Its attempts count from the start.
--- Raises: TK002, TK003.  Locks and writes: ticket_queue, ticket_queue_dead (by id). An unapplied payment stays until it has its ticket.
+-- Raises: TK002, TK003.  Locks and writes: an advisory lock of operators, ticket_queue, ticket_queue_dead (by id). An unapplied
+--   payment stays until it has its ticket.
 set role farebox_owner;
 
 create function farebox.retry_queued_requests(p_keys text[])
@@ -20,6 +21,8 @@ declare
 begin
   select i.queue_ids, i.transaction_ids into v_ids, v_payments from farebox._read_queue_keys(p_keys) as i;
 
+  -- One operator at a time: those who retry and those who pause or resume lock the same requests and pauses, each in an order of its own.
+  perform pg_advisory_xact_lock('farebox.ticket_queue'::regclass::oid::int, 2);
   perform from farebox.ticket_queue as q where q.id = any (v_ids) order by q.id for update;
   update farebox.ticket_queue as q
   set ready_at = case when q.ready_at is not null then farebox._now() end, attempts = 0, reason = null

@@ -180,7 +180,11 @@ class AsyncQueue(AsyncPart):
         return await self._run(queue_calls.RETRY_QUEUED_REQUESTS, _array(list(keys)))
 
     async def drop_queued_requests(self, keys: Iterable[str]) -> list[DroppedRequest]:
-        """Remove requests for good; what was removed, whole."""
+        """Remove requests for good; what was removed, whole.
+
+        If its answer is lost, the call is tried again, and what the first try removed is not in the result:
+        list the requests before and keep what you cannot do without.
+        """
         return await self._run(queue_calls.DROP_QUEUED_REQUESTS, _array(list(keys)))
 
     async def pause_company_queue(self, company_id: UUID) -> int:

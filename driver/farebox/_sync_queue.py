@@ -147,7 +147,11 @@ class SyncQueue(ABC):
         return self._run(self._front.retry_queued_requests(list(keys)))
 
     def drop_queued_requests(self, keys: Iterable[str]) -> list[DroppedRequest]:
-        """Remove requests for good; what was removed, whole."""
+        """Remove requests for good; what was removed, whole.
+
+        If its answer is lost, the call is tried again, and what the first try removed is not in the result:
+        list the requests before and keep what you cannot do without.
+        """
         return self._run(self._front.drop_queued_requests(list(keys)))
 
     def pause_company_queue(self, company_id: UUID) -> int:

@@ -3,6 +3,7 @@
 import json
 import threading
 from functools import partial
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -321,6 +322,41 @@ def test_of_one_who_pauses_again_and_one_who_resumes_one_comes_first(db: Databas
     db.wait_until_blocked(resumes)
     holder.rollback()
     assert (pausing.result(), resuming.result()) == (1, 1)
+
+
+@pytest.mark.parametrize("operation", ["pause", "resume"])
+def test_of_one_who_retries_and_one_who_pauses_or_resumes_one_comes_first(
+    db: Database, operation: LiteralString
+) -> None:
+    """Without the operators' lock: the one holds a request and waits for the pause, the other holds the pause
+    and waits for the request. Once a bug (40P01).
+    """
+    shop = Shop(db)
+    holder, retries, operator = db.connect(), db.connect(autocommit=True), db.connect(autocommit=True)
+    ids = enqueue(retries, shop.payments(3))
+    first, second, dead = ids
+    retries.execute(
+        "select farebox._keep_dead_requests(array[%s::bigint], array['conflict'], array[null], now())", [dead]
+    )
+    retries.execute("delete from farebox.ticket_queue where id = %s", [dead])
+    retries.execute("select farebox.pause_company_queue(%s)", [shop.company])
+    if operation == "pause":
+        # As a request that failed while its company was paused; resuming wants those that are set aside.
+        db.execute("update farebox.ticket_queue set ready_at = now(), attempts = 1")
+    holder.execute("select from farebox.ticket_queue where id = %s for update", [second])
+    keys = [f"queue:{queue_id}" for queue_id in ids]
+    retrying = Call(
+        lambda: retries.execute("select * from farebox.retry_queued_requests(%s)", [keys]).fetchall()
+    )
+    db.wait_until_blocked(retries)
+    call: LiteralString = f"select farebox.{operation}_company_queue(%s)"
+    operating = Call(lambda: scalar(operator, call, [shop.company]))
+    db.wait_until_blocked(operator)
+    holder.rollback()
+    [(_, one), (_, two), (_, new)] = retrying.result()
+    assert (one, two) == (first, second)
+    assert new > dead
+    assert operating.result() == 3
 
 
 def test_an_old_snapshot_resumes_nothing(db: Database) -> None:
