@@ -39,6 +39,7 @@ _BEFORE = Reason("it is about the client and the pooler, whatever database is be
 _LEFT_OUT: dict[ModuleType, dict[str, Reason]] = {
     test_calls: {
         "test_a_database_without_farebox_says_what_to_do": ELSEWHERE,
+        "test_a_resolved_payment_without_a_reason_is_listed": INSIDE,
         "test_both_clients_have_the_same_methods": ELSEWHERE,
     },
     test_catalog_cache: {
