@@ -76,7 +76,8 @@ def missing(db: Database, payments: Iterable[Payment]) -> set[str]:
 def assert_all_done(db: Database, payments: Sequence[Payment]) -> None:
     """Each has its ticket, nothing waits or is dead, and every invariant holds."""
     assert db.execute("select * from farebox.list_queued_requests()") == []
-    assert db.execute("select * from farebox.list_dead_requests()") == []
+    dead = db.execute("select * from farebox.list_dead_requests()")
+    assert dead == [], dead
     assert missing(db, payments) == set()
     assert db.execute("select * from farebox.verify()") == []
 

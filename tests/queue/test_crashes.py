@@ -166,6 +166,12 @@ def test_nothing_acknowledged_is_lost_or_done_twice_in_twenty_rounds(own_db: Dat
         acknowledged = [payment for producer in producers for payment in producer.stop()]
         _eventually(db, "select farebox.queue_size() = 0")
     assert len(acknowledged) > ROUNDS
+    # A request that is under way in three of the rounds is given up: kept, not lost. Seen once in ten runs.
+    given_up = db.execute("select reason from farebox.list_dead_requests()")
+    assert set(given_up) <= {("unfinished",)}
+    assert len(given_up) <= ROUNDS // 3
+    tried = db.execute("select outcome from farebox.apply_unapplied_payments()")
+    assert tried == [("created",)] * len(given_up)
     assert_all_done(db, acknowledged)
 
 
