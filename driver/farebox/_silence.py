@@ -18,15 +18,13 @@ SILENCE_SECONDS: Final = 15.0
 
 
 @asynccontextmanager
-async def watched(
-    connection: psycopg.AsyncConnection[Any], target: Target, seconds: float | None = None
-) -> AsyncGenerator[None]:
+async def watched(connection: psycopg.AsyncConnection[Any], target: Target) -> AsyncGenerator[None]:
     """What is awaited in here fails as on a lost connection when the server does not answer others either.
 
-    A batch may take long, so time alone proves nothing: after so many seconds, and again and again, the
+    A batch may take long, so time alone proves nothing: after `SILENCE_SECONDS`, and again and again, the
     server is asked for another connection. TCP keepalives do not notice a stopped server or proxy.
     """
-    watch = asyncio.create_task(_watch(connection, target, SILENCE_SECONDS if seconds is None else seconds))
+    watch = asyncio.create_task(_watch(connection, target, SILENCE_SECONDS))
     try:
         yield
     finally:
